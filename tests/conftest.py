@@ -1,0 +1,41 @@
+"""Shared fixtures: where the real data lies, and the count of what of it ran."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = Path(os.environ.get("HOLDFAST_SHARED", ROOT.parent / "shared"))
+_real = {"run": 0, "skipped": 0}
+
+
+def shared_path(relative: str) -> Path | None:
+    """The file or folder of the shared data, or None where it is absent."""
+    path = SHARED / "data" / relative
+    return path if path.exists() else None
+
+
+@pytest.fixture
+def shared_data(request: pytest.FixtureRequest) -> Callable[[str], Path]:
+    """`shared_data("field/F01.nmea")`: that path; the test skips, and is counted, where it is absent."""
+    counted = False
+
+    def locate(relative: str) -> Path:
+        nonlocal counted
+        path = shared_path(relative)
+        if not counted:
+            _real["run" if path else "skipped"] += 1
+            counted = True
+        if path is None:
+            pytest.skip(f"real data {relative} is not here: set HOLDFAST_SHARED")
+        return path
+
+    return locate
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    terminalreporter.write_line(f"real-data: {_real['run']} run, {_real['skipped']} skipped")
