@@ -1,0 +1,60 @@
+"""Errors of the cloud, split by who must act.
+
+CloudError
+├── ConfigError         the operator: the configuration cannot be meant; says where and what to do
+├── StoreError          the store cannot do what was asked
+│   └── StoreBusy       full, locked or read-only right now: nothing was committed, repeat later
+├── LogError            the log must not go on; the operator decides
+│   ├── Fenced          another sequencer has taken over: this process must end
+│   ├── RolledBack      the store is behind, or differs from, a checkpoint that was published: never sign
+│   └── LogDamaged      entries, tiles and checkpoints of the store do not agree
+├── CertificateError    a device's certificate is not one that its CA issued for events of that device
+├── BundleError         bytes are not an evidence bundle, or one cannot be made of what is stored
+└── NotFound            what was asked for is not in the store
+"""
+
+from __future__ import annotations
+
+
+class CloudError(Exception):
+    """Base of every error this package raises."""
+
+
+class ConfigError(CloudError):
+    """The configuration cannot be meant."""
+
+
+class StoreError(CloudError):
+    """The store cannot do what was asked."""
+
+
+class StoreBusy(StoreError):
+    """Full, locked or read-only right now: nothing was committed."""
+
+
+class LogError(CloudError):
+    """The log must not go on."""
+
+
+class Fenced(LogError):
+    """Another sequencer has taken over."""
+
+
+class RolledBack(LogError):
+    """The store is behind a published checkpoint."""
+
+
+class LogDamaged(LogError):
+    """Entries, tiles and checkpoints of the store do not agree."""
+
+
+class CertificateError(CloudError):
+    """Not a certificate of a device's event key."""
+
+
+class BundleError(CloudError):
+    """Not an evidence bundle."""
+
+
+class NotFound(CloudError):
+    """What was asked for is not in the store."""

@@ -1,0 +1,114 @@
+"""`holdfast verify BUNDLE --trust trust.json [--json]`: check evidence; no network, store or collector."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from cloud_sync.errors import BundleError
+from cloud_sync.evidence.bundle import MAX_BUNDLE_BYTES
+from cloud_sync.evidence.verify import Report
+from cloud_sync.evidence.verify import verify as check
+from edge.errors import ConfigError
+from edge.trust import Trust
+
+EXIT_USAGE: Final = 2
+EXIT_FAILED: Final = 40
+_SHOWN: Final = 40
+"""Lines of each kind on the screen; --json has all of them."""
+
+verify = typer.Typer(add_completion=False, help="Check an evidence bundle offline.")
+
+
+@verify.command()
+def run(
+    bundle: Annotated[Path, typer.Argument(help="The .hfb file.")],
+    trust: Annotated[
+        Path | None,
+        typer.Option(
+            help="trust.json from a source you believe. Without it nothing says whose keys these are."
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Check BUNDLE. Exit code 0 when everything in it holds (with --trust: under the keys you gave), 40 when
+    anything fails, 2 when a file cannot be read."""
+    keys = None if trust is None else _trust(trust)
+    try:
+        if bundle.stat().st_size > MAX_BUNDLE_BYTES:
+            raise BundleError(f"larger than {MAX_BUNDLE_BYTES} bytes: not a bundle of ours")
+        report = check(bundle.read_bytes(), keys)
+    except OSError as error:
+        typer.echo(f"verify: cannot read {bundle}: {error.strerror}", err=True)
+        raise typer.Exit(EXIT_USAGE) from error
+    except BundleError as error:
+        if as_json:
+            typer.echo(json.dumps({"ok": False, "trusted": False, "complete": False, "error": str(error)}))
+        typer.echo(f"verify: FAILED: {error}", err=True)
+        raise typer.Exit(EXIT_FAILED) from error
+    typer.echo(json.dumps(to_json(report), ensure_ascii=False) if as_json else text(report))
+    raise typer.Exit(0 if report.ok else EXIT_FAILED)
+
+
+def to_json(report: Report) -> dict[str, object]:
+    """`report` as JSON values."""
+    value = dataclasses.asdict(report)
+    value["runs"] = [{**dataclasses.asdict(run), "run": run.run.hex()} for run in report.runs]
+    value["ok"], value["complete"] = report.ok, report.complete
+    if report.failures:
+        value["error"] = report.failures[0]
+    return value
+
+
+def text(report: Report) -> str:
+    """`report` for a person."""
+    out = [
+        (
+            f"Bundle of {report.scope}: {report.tenant}/{report.device}, log {report.origin}, "
+            f"checkpoint of {report.log_size} entries"
+        ),
+        (
+            f"{report.segments} segments ({report.erased} erased), {report.events} events, "
+            f"{report.statements} statements of the cloud; made under: {_clocks(report)}"
+        ),
+    ]
+    for run in report.runs[:_SHOWN]:
+        out.append(
+            f"  run {run.run.hex()[:8]}: segments {run.first} to {run.last} without a gap; dropped on "
+            f"purpose {run.thinned} events, lost {run.lost}; before it: {run.before}"
+            if not run.gaps and not run.broken
+            else f"  run {run.run.hex()[:8]}: the chain does NOT close"
+        )
+    for line in report.incidents[:_SHOWN]:
+        out.append(f"  {line.at or 'time unknown'}  incident {line.incident} {line.action}: {line.sentence}")
+    out += [f"  {line}" for line in report.titles[:_SHOWN]]
+    out += [f"FAILED: {sentence}" for sentence in report.failures]
+    out += [f"Not proven: {sentence}" for sentence in report.unproven]
+    if not report.ok:
+        out.append("VERIFICATION FAILED: do not rely on this bundle.")
+    elif not report.trusted:
+        out.append("Consistent in itself, but NOT TRUSTED: no --trust file was given.")
+    else:
+        out.append("Verified under the keys of the trust file." + (" Complete." if report.complete else ""))
+    return "\n".join(out)
+
+
+def _clocks(report: Report) -> str:
+    kinds = {"live": "a live clock", "replay": "a REPLAYED clock", "simulated": "a SIMULATED clock"}
+    return ", ".join(kinds.get(kind, kind) for kind in report.clocks) or "unknown (all erased)"
+
+
+def _trust(path: Path) -> Trust:
+    try:
+        return Trust.from_json(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, ConfigError) as error:
+        typer.echo(f"verify: trust file {path}: {error}", err=True)
+        raise typer.Exit(EXIT_USAGE) from error
+
+
+if __name__ == "__main__":
+    verify()

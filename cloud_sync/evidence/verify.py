@@ -1,0 +1,314 @@
+"""The offline verifier: bundle bytes and keys in, a report out. Knows neither store nor collector.
+
+What a verified bundle proves: the device that the fleet's authority certified signed these events; the log
+holds each segment and statement at the index given, under a checkpoint that the log's key signed; within
+each run nothing between the first and the last segment shown was added, changed or left out without the
+device itself having said so. What it cannot prove stands in `Report.unproven`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Final
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from cloud_sync.errors import BundleError
+from cloud_sync.evidence.bundle import Bundle, SegmentEntry, StatementEntry, decode
+from cloud_sync.evidence.chain import Link, RunReport, check_runs
+from cloud_sync.statement import Statement, parse_statement, peek_statement
+from edge import segment as sg
+from edge.chain import check as check_chain
+from edge.errors import EdgeError
+from edge.event import Event, Key, Kind
+from edge.merkle import leaf_hash, verify_inclusion
+from edge.note import KEY_BYTES, Checkpoint, verify_checkpoint
+from edge.trust import Trust
+from firmware_bridge.errors import WireError
+from firmware_bridge.wire import cose
+from firmware_bridge.wire.stamp import ClockKind
+from models.verdict import CAUSE_NAMES, Action
+from provisioning.ca import verify_event_certificate
+from provisioning.errors import IdentityError
+
+MAX_FAILURES: Final = 100
+"""Sentences about what failed; a bundle of rubbish would have thousands."""
+
+
+@dataclass(frozen=True, slots=True)
+class IncidentLine:
+    """One incident event, as the device said it."""
+
+    run: str
+    seq: int
+    incident: int
+    action: str
+    cause: str
+    sentence: str
+    at: str | None
+    """Wall time as the device claims it, ISO 8601; None where it did not know."""
+
+
+@dataclass(slots=True)
+class Report:
+    """What was checked and what came out."""
+
+    scope: str = ""
+    tenant: str = ""
+    device: str = ""
+    origin: str = ""
+    log_size: int = 0
+    trusted: bool = False
+    """The keys came from outside of the bundle (--trust)."""
+    segments: int = 0
+    erased: int = 0
+    events: int = 0
+    statements: int = 0
+    clocks: dict[str, int] = field(default_factory=dict)
+    """Segments by the kind of clock they were made under."""
+    runs: list[RunReport] = field(default_factory=list)
+    incidents: list[IncidentLine] = field(default_factory=list)
+    titles: list[str] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+    unproven: list[str] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Nothing that was checked failed."""
+        return not self.failures
+
+    @property
+    def complete(self) -> bool:
+        """Nothing is missing up to the last segment shown: all runs hang together, from segment 0 on."""
+        return self.ok and self.erased == 0 and bool(self.runs) and all(run.rooted for run in self.runs)
+
+    def fail(self, sentence: str) -> None:
+        """Note a failed check."""
+        if len(self.failures) < MAX_FAILURES:
+            self.failures.append(sentence)
+
+
+def verify(data: bytes, trust: Trust | None) -> Report:
+    """Check the bundle in `data` with the keys of `trust`, or with its own claimed keys where that is None.
+
+    Raises BundleError when the bytes are not a bundle. Whatever else is wrong stands in `Report.failures`.
+    """
+    bundle = decode(data)
+    report = Report(bundle.scope, bundle.tenant, bundle.device, bundle.origin, trusted=trust is not None)
+    keys = trust or claimed_trust(bundle)
+    if bundle.origin != keys.origin:
+        report.fail(f"the bundle is of log {bundle.origin!r:.80}, not of {keys.origin!r:.80}")
+        return report
+    try:
+        checkpoint = verify_checkpoint(bundle.note, keys.origin, keys.log_key)
+    except EdgeError as error:
+        report.fail(f"checkpoint: {error}")
+        return report
+    report.log_size = checkpoint.size
+    links, sealed = _segments(bundle, checkpoint, _event_keys(bundle, keys, report), report)
+    _statements(bundle, checkpoint, keys, report)
+    _chain(links, sealed, report)
+    _incidents(bundle, links, report)
+    _unproven(bundle, keys, report)
+    return report
+
+
+def claimed_trust(bundle: Bundle) -> Trust:
+    """The keys that the bundle itself names. Raises BundleError when they are not keys."""
+    try:
+        ca = x509.load_der_x509_certificate(bundle.claimed.device_ca)
+        ledger = [
+            ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), point)
+            for point in bundle.claimed.ledger_keys
+        ]
+    except ValueError as error:
+        raise BundleError(f"the keys in the bundle cannot be read: {error}") from error
+    if len(bundle.claimed.log_key) != KEY_BYTES:
+        raise BundleError("the log key in the bundle has another length")
+    return Trust(bundle.origin, bundle.claimed.log_key, {}, ca, {cose.key_id(key): key for key in ledger})
+
+
+def _event_keys(bundle: Bundle, trust: Trust, report: Report) -> dict[bytes, cose.PublicKey]:
+    """Key id -> event keys of the bundle's device that the device CA certified."""
+    keys: dict[bytes, cose.PublicKey] = {}
+    if trust.device_ca is None:
+        report.fail("the trust file names no device_ca: nothing can be said about who signed")
+        return keys
+    for der in bundle.certificates:
+        try:
+            certificate = x509.load_der_x509_certificate(der)
+            at = max(certificate.not_valid_before_utc, trust.device_ca.not_valid_before_utc)
+            identity = verify_event_certificate(certificate, trust.device_ca, at)
+            public = certificate.public_key()
+        except (ValueError, IdentityError) as error:
+            report.fail(f"event certificate: {error}")
+            continue
+        if (identity.tenant, identity.device) != (bundle.tenant, bundle.device):
+            report.fail(f"the certificate is of {identity.tenant}/{identity.device}, another device")
+        elif isinstance(public, ec.EllipticCurvePublicKey):
+            keys[cose.key_id(public)] = public
+    return keys
+
+
+def _segments(
+    bundle: Bundle, checkpoint: Checkpoint, keys: dict[bytes, cose.PublicKey], report: Report
+) -> tuple[list[Link], list[sg.Sealed]]:
+    links: list[Link] = []
+    good: list[sg.Sealed] = []
+    if len({entry.hash for entry in bundle.segments}) != len(bundle.segments):
+        report.fail("the same segment stands in the bundle twice")
+    for entry in bundle.segments:
+        what = f"segment {entry.number} of run {entry.run.hex()[:8]}"
+        _proof(what, entry, checkpoint, report)
+        sealed = None if entry.data is None else _sealed(what, bundle, entry, entry.data, keys, report)
+        links.append(Link(entry, None if sealed is None else sealed.segment))
+        if sealed is not None:
+            good.append(sealed)
+    report.segments = len(bundle.segments)
+    report.erased = sum(entry.data is None for entry in bundle.segments)
+    report.events = sum(len(sealed.segment.events) for sealed in good)
+    report.clocks = dict(Counter(sealed.segment.clock.name.lower() for sealed in good))
+    return links, good
+
+
+def _sealed(
+    what: str,
+    bundle: Bundle,
+    entry: SegmentEntry,
+    data: bytes,
+    keys: dict[bytes, cose.PublicKey],
+    report: Report,
+) -> sg.Sealed | None:
+    try:
+        sealed = sg.verify(data, keys.get)
+    except (WireError, EdgeError) as error:
+        report.fail(f"{what}: {error}")
+        return None
+    segment = sealed.segment
+    if sealed.hash != entry.hash:
+        report.fail(f"{what}: its bytes have another hash than the log's entry")
+    elif (segment.tenant, segment.device) != (bundle.tenant, bundle.device):
+        report.fail(f"{what}: it is of {segment.tenant}/{segment.device}")
+    elif (segment.run, segment.number) != (entry.run, entry.number):
+        report.fail(f"{what}: the segment itself says number {segment.number} of run {segment.run.hex()[:8]}")
+    else:
+        return sealed
+    return None
+
+
+def _statements(bundle: Bundle, checkpoint: Checkpoint, trust: Trust, report: Report) -> None:
+    for entry in bundle.statements:
+        what = f"statement at {entry.index}"
+        _proof(what, entry, checkpoint, report)
+        report.statements += 1
+        if entry.data is None:
+            continue
+        try:
+            made = (
+                parse_statement(entry.data, trust.ledger_keys.get)
+                if trust.ledger_keys
+                else peek_statement(entry.data)
+            )
+        except (WireError, EdgeError) as error:
+            report.fail(f"{what}: {error}")
+            continue
+        if made.hash != entry.hash or made.tenant != bundle.tenant:
+            report.fail(f"{what}: it is not the log's entry, or of another tenant")
+            continue
+        report.titles.append(_statement_line(made))
+
+
+def _proof(what: str, entry: SegmentEntry | StatementEntry, checkpoint: Checkpoint, report: Report) -> None:
+    try:
+        verify_inclusion(entry.index, checkpoint.size, leaf_hash(entry.hash), entry.proof, checkpoint.root)
+    except EdgeError as error:
+        report.fail(f"{what}: {error}")
+
+
+def _chain(links: list[Link], sealed: list[sg.Sealed], report: Report) -> None:
+    report.runs = check_runs(links)
+    if len(sealed) < len(links):  # erased ones hold their place by their hash only
+        for run in report.runs:
+            for sentence in (*run.broken, *run.gaps):
+                report.fail(f"chain of run {run.run.hex()[:8]}: {sentence}")
+        return
+    chain = check_chain(sealed)
+    for hole in chain.gaps:
+        report.fail(
+            f"segments {hole.first} to {hole.last} of run {hole.run.hex()[:8]} are missing without a word"
+        )
+    for fork in chain.forks:
+        report.fail(
+            f"{len(fork.hashes)} segments exclude each other at {fork.number} of run {fork.run.hex()[:8]}: "
+            "two devices use this identity"
+        )
+    for flaw in chain.breaks:
+        report.fail(f"segment {flaw.number} of run {flaw.run.hex()[:8]}: {flaw.text}")
+
+
+def _incidents(bundle: Bundle, links: list[Link], report: Report) -> None:
+    opening = bundle.incident is None
+    for link in links:
+        for event in link.segment.events if link.segment else ():
+            if event.kind is not Kind.INCIDENT:
+                continue
+            report.incidents.append(_incident_line(link.entry.run, event))
+            if bundle.incident == (link.entry.run, event.seq):
+                opening = True
+    if not opening:
+        erased = any(
+            link.segment is None and bundle.incident and link.entry.run == bundle.incident[0]
+            for link in links
+        )
+        if not erased:
+            report.fail("the event that opened the incident is not in the bundle")
+
+
+def _unproven(bundle: Bundle, trust: Trust, report: Report) -> None:
+    say = report.unproven.append
+    if not report.trusted:
+        say("WHO SIGNED: the keys came from the bundle itself. Anybody can make such a bundle. Use --trust.")
+    if any(kind != ClockKind.LIVE.name.lower() for kind in report.clocks):
+        say("THAT IT HAPPENED: made under a replayed or simulated clock, as every segment of it says.")
+    say("that the sensors were right: only that this device read and signed it.")
+    say("what the device did after the last segment shown: a later heartbeat or segment would show it.")
+    if bundle.incident is not None:
+        say("other runs of the device: an incident's bundle holds one run, or a stretch of it.")
+    if report.erased:
+        say(f"what {report.erased} erased segments said: their place in log and chain is proven, not more.")
+    if report.statements and not trust.ledger_keys:
+        say("who made the title statements: the trust file names no ledger_keys; only that they are logged.")
+    if any(run.first > 0 for run in report.runs):
+        say("what stood in a run before its first segment shown.")
+
+
+def _incident_line(run: bytes, event: Event) -> IncidentLine:
+    body = event.body
+    number, cause, action, sentence = (
+        body.get(key) for key in (Key.INCIDENT, Key.CAUSE, Key.ACTION, Key.SENTENCE)
+    )
+    names = {int(value): value.name.lower() for value in Action}
+    causes = {int(value): name for value, name in CAUSE_NAMES.items()}
+    return IncidentLine(
+        run.hex(), event.seq, number if isinstance(number, int) else 0,
+        names.get(action, "unknown") if isinstance(action, int) else "unknown",
+        causes.get(cause, "unknown") if isinstance(cause, int) else "unknown",
+        sentence if isinstance(sentence, str) else "",
+        _iso(None if event.stamp.wall_ns is None else event.stamp.wall_ns // 1_000_000),
+    )  # fmt: skip
+
+
+def _statement_line(made: Statement) -> str:
+    words = [str(value) for value in made.body.values() if isinstance(value, str)]
+    return f"{_iso(made.wall_ms)} {made.type}: {', '.join(words)}"
+
+
+def _iso(wall_ms: int | None) -> str | None:
+    if wall_ms is None or not 0 <= wall_ms < 253_402_300_800_000:
+        return None
+    return (
+        datetime.fromtimestamp(wall_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    )

@@ -1,0 +1,218 @@
+"""`holdfast demo`: the main job on embedded parts, every process real, on one machine.
+
+World (ptys, scenario time) -> edge -> outbox -> uplink -> broker (mTLS) -> collector -> log -> incidents,
+and a roadside node beside it. The demo only starts, watches, asks and checks; it decides nothing itself.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, Final
+
+from cloud_sync.demo_options import DemoOptions
+from cloud_sync.errors import CloudError
+from cloud_sync.runtime import demo_report, titles
+from cloud_sync.runtime.children import Child, ChildFailed, Usage
+from cloud_sync.runtime.demo_config import ROADSIDE, TENANT, VEHICLE, Layout, write_broker_config, write_configs
+from cloud_sync.runtime.demo_display import Display, make_display
+from cloud_sync.runtime.demo_report import Collected, Result
+from edge.runtime import facts_client
+from provisioning.runtime.lab import make_lab
+
+DRAIN_TIMEOUT_S: Final = 60.0
+"""After the last byte: time for the last seal, its receipt and the deletion. Usually below 3 s."""
+STALL_TIMEOUT_S: Final = 60.0
+"""The world says how far it is five times a second; a minute of silence is a fault, not slowness."""
+DEMO_VIN: Final = "LHFDEM004N0000001"
+"""Invented: no maker has this code; the check digit is right (GB 16735)."""
+
+
+class Demo:
+    """One run: its folder, its children, and what they said."""
+
+    def __init__(self, options: DemoOptions, home: Path, display: Display) -> None:
+        self.options = options
+        self.layout = Layout(home)
+        self.display = display
+        self.children: dict[str, Child] = {}
+        self.world: dict[str, Any] = {}
+
+    def start(self, name: str, *argv: str, stdin: bool = False) -> Child:
+        """Start a child under `name`; its log is logs/<name>.log."""
+        child = Child(name, argv, self.layout.logs / f"{name}.log", stdin=stdin)
+        self.children[name] = child
+        return child
+
+    def command(self, name: str, command: str, config: Path) -> dict[str, Any]:
+        """Start `holdfast COMMAND --config CONFIG` and wait until it is ready."""
+        self.display.step(f"starting {name}")
+        return self.start(name, "-m", "firmware_bridge", command, "--config", str(config)).wait_ready()
+
+    def start_world(self) -> None:
+        """Ptys, page and world.json; scenario time stands at zero until `go`."""
+        what = (
+            ["--replay", str(self.options.replay)]
+            if self.options.replay is not None
+            else ["--scenario", self.options.scenario]
+        )
+        world = self.start(
+            "world", "-m", "firmware_bridge.runtime.world", *what,
+            "--dir", str(self.layout.world), "--speed", str(self.options.speed), stdin=True,
+        )  # fmt: skip
+        world.wait_ready()
+        self.world = json.loads((self.layout.world / "world.json").read_text("utf-8"))
+
+    def start_system(self) -> None:
+        """Identities, broker, collector, the pledge, then the nodes."""
+        self.display.step("making identities: a certificate authority, two keys for each node")
+        make_lab(self.layout.home, TENANT, [(VEHICLE, "vehicle"), (ROADSIDE, "roadside")], "127.0.0.1")
+        write_broker_config(self.layout)
+        port = int(self.command("broker", "broker", self.layout.broker_config)["port"])
+        write_configs(self.layout, self.world, port)
+        self.command("collector", "collect", self.layout.collector_config)
+        self.display.step("pledging the vehicle: title minted, lien proposed and consented")
+        titles.pledge_for_demo(
+            self.layout.collector_config, vin=DEMO_VIN, device=VEHICLE, tyres=list((self.world["tyres"] or {}).values())
+        )
+        for node, command in ((VEHICLE, "edge"), (ROADSIDE, "roadside")):
+            config = self.layout.node_config(node)
+            self.command(f"{node}-edge", command, config)
+            self.command(f"{node}-uplink", "uplink", config)
+
+    def play(self) -> dict[str, int]:
+        """Let the scenario run to its end; bytes written by port."""
+        world = self.children["world"]
+        world.say("go")
+        last = time.monotonic()
+        while True:
+            line = world.next_line(1.0)
+            now = time.monotonic()
+            if line is None:
+                if now - last > STALL_TIMEOUT_S:
+                    raise ChildFailed(f"the world stands still: {world.log_tail()}")
+                self.check_children()
+                continue
+            last = now
+            if line.get("done"):
+                return {str(name): int(count) for name, count in line["bytes"].items()}
+            if "t_s" in line:
+                self.check_children()
+                self.display.progress(line, self.status(VEHICLE))
+
+    def check_children(self) -> None:
+        """Note everybody's figures. Raises ChildFailed when one has ended."""
+        for child in self.children.values():
+            if not child.alive:
+                raise ChildFailed(f"{child.name} ended by itself with code {child.process.returncode}: {child.log_tail()}")
+            child.usage()
+
+    def status(self, node: str) -> dict[str, Any]:
+        """What the node's edge says of itself over facts.sock."""
+        answer = facts_client.call(self.layout.node(node) / "facts.sock", "status")
+        status: dict[str, Any] = json.loads(str(answer[1]))
+        return status
+
+    def drain(self) -> dict[str, dict[str, Any]]:
+        """Wait until every accepted event is sealed, logged, receipted and forgotten; the last statuses."""
+        self.display.step("waiting for the last receipts")
+        end = time.monotonic() + DRAIN_TIMEOUT_S
+        while True:
+            states = {node: self.status(node) for node in (VEHICLE, ROADSIDE)}
+            owed = sum(s["outbox"]["segments"] + s["outbox"]["events_unsealed"] for s in states.values())
+            if owed == 0 or time.monotonic() > end:
+                return states
+            self.check_children()
+            time.sleep(0.1)
+
+    def stop(self) -> list[Usage]:
+        """End every child in the order of the data path; their last figures."""
+        usages = [child.usage() for child in self.children.values()]
+        order = [f"{n}-{p}" for p in ("edge", "uplink") for n in (VEHICLE, ROADSIDE)]
+        for name in [*order, "collector", "broker", "world"]:
+            if name in self.children:
+                self.children[name].stop()
+        return usages
+
+    def run(self) -> Result:
+        """The whole run. Raises ChildFailed, CloudError or OSError where it cannot go on."""
+        self.start_world()
+        self.start_system()
+        started = time.monotonic()
+        written = self.play()
+        played_s = time.monotonic() - started
+        states = self.drain()
+        self.display.step("exporting evidence and verifying it in a process of its own")
+        collected = Collected(
+            world=self.world,
+            truth=json.loads((self.layout.world / "truth.json").read_text("utf-8")),
+            written=written,
+            played_s=played_s,
+            states=states,
+            usages=[child.usage() for child in self.children.values()],
+            layout=self.layout,
+            replay=self.options.replay,
+        )
+        return demo_report.assess(collected)
+
+
+def run(options: DemoOptions) -> int:
+    """Run the demo; 0 only if every check held, 1 when one failed, 2 when it could not be started."""
+    display = make_display(options)
+    if options.replay is not None and not options.replay.is_file():
+        display.error(f"there is no file {options.replay}: give --replay an NMEA or GENIVI log")
+        return 2
+    home, temporary = _home(options)
+    demo = Demo(options, home, display)
+    result: Result | None = None
+    try:
+        with display:
+            result = demo.run()
+    except (CloudError, OSError) as error:
+        display.error(f"{error}\nThe logs are in {demo.layout.logs}")
+        temporary = False
+        return 1
+    except KeyboardInterrupt:
+        display.error("interrupted: ending every process")
+        return 130
+    finally:
+        demo.stop()
+        if result is not None:
+            temporary = _keep_evidence(demo.layout, result, options, temporary)
+        if temporary:
+            shutil.rmtree(home, ignore_errors=True)
+    if options.json is not None:
+        options.json.write_text(json.dumps(result.document, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    demo_report.print_summary(result, options, kept=None if temporary else home)
+    return 0 if result.ok else 1
+
+
+def _home(options: DemoOptions) -> tuple[Path, bool]:
+    """The folder of the run and whether it goes when the run ends."""
+    if options.dir is not None:
+        home = options.dir.resolve()
+        if home.exists() and any(home.iterdir()) and not (home / Layout.MARK).exists():
+            raise SystemExit(f"{home} holds other things: give --dir an empty or new folder")
+        shutil.rmtree(home, ignore_errors=True)
+        home.mkdir(parents=True)
+    else:
+        home = Path(tempfile.mkdtemp(prefix="holdfast-"))
+    (home / Layout.MARK).touch()
+    for folder in ("logs", "world"):
+        (home / folder).mkdir()
+    return home, options.dir is None and not options.keep
+
+
+def _keep_evidence(layout: Layout, result: Result, options: DemoOptions, temporary: bool) -> bool:
+    """Copy what must outlive a temporary folder to ./demo-evidence; whether the folder may still go."""
+    if temporary:
+        kept = Path("demo-evidence").resolve()
+        shutil.rmtree(kept, ignore_errors=True)
+        shutil.copytree(layout.evidence, kept)
+        result.moved_evidence(kept)
+    return temporary
+
+

@@ -1,0 +1,105 @@
+"""Erase a vehicle-month: the content goes, every proof stays.
+
+The log's leaves are hashes of signed bytes; the bytes lie in `bodies` and nowhere else. Erasing sets them to
+NULL, deletes what was projected and quarantined from them, and logs a signed statement that says which
+device, month, how many and why: a hole that somebody made on purpose must not look like one that a thief
+made. A segment that spans midnight at the end of the month belongs to both months and goes with either.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+from cloud_sync.errors import ConfigError, StoreBusy
+from cloud_sync.runtime import projector
+from cloud_sync.runtime.store import Store, log_statement
+from cloud_sync.statement import ERASURE, make_statement
+from firmware_bridge.wire import cbor, cose
+
+MAX_REASON_CHARS: Final = 200
+_MONTH = re.compile(r"(\d{4})-(0[1-9]|1[0-2])", re.ASCII)
+
+Sign = Callable[[str, str, dict[int, cbor.Value]], bytes]
+"""(type, tenant, body) -> a signed statement."""
+
+
+@dataclass(frozen=True, slots=True)
+class Erased:
+    """What an erasure did."""
+
+    segments: int
+    size: int
+    """Bytes of the signed segments that are gone."""
+    rows: int
+    """Rows of projections and quarantine that went with them."""
+    statement: bytes | None
+    """The signed statement, queued for the log; None where there was nothing to erase."""
+
+
+def signer(key: cose.PrivateKey, wall_ms: int) -> Sign:
+    """Signs statements with the collector's ledger key, dated `wall_ms`."""
+    return lambda type_, tenant, body: make_statement(type_, tenant, wall_ms, body, key)
+
+
+def erase_month(
+    store: Store, tenant: str, device: str, month: str, reason: str, *, sign: Sign, wall_ms: int
+) -> Erased:
+    """Erase what `device` told in `month` ('YYYY-MM', UTC). Durable on return, also in the file's free pages.
+
+    The statement is logged by the collector's next step. A second call finds nothing and says so with
+    zeros. Raises ConfigError for a month or reason that cannot be meant, StoreBusy when the store cannot
+    be written now, or a reader keeps the old pages in the write-ahead log (erased then, and cleaned up by
+    the next call).
+    """
+    begin_ms, end_ms = _range(month)
+    if not 0 < len(reason) <= MAX_REASON_CHARS or not reason.isprintable():
+        raise ConfigError(
+            f"the reason is 1 .. {MAX_REASON_CHARS} printable characters: it is signed and logged"
+        )
+    scope = (tenant, device, month, month)
+    with store.transaction() as db:
+        count, size = db.execute(
+            "SELECT count(*), coalesce(sum(size), 0) FROM bodies"
+            " WHERE tenant=? AND device=? AND month<=? AND month_last>=? AND data IS NOT NULL",
+            scope,
+        ).fetchone()
+        db.execute(
+            "UPDATE bodies SET data=NULL, erased_ms=?, reason=?"
+            " WHERE tenant=? AND device=? AND month<=? AND month_last>=? AND data IS NOT NULL",
+            (wall_ms, reason, *scope),
+        )
+        rows = projector.erase(db, tenant, device, begin_ms, end_ms)
+        rows += db.execute(
+            "DELETE FROM quarantine WHERE tenant=? AND device=? AND last_ms>=? AND first_ms<?",
+            (tenant, device, begin_ms, end_ms),
+        ).rowcount
+        statement = None
+        if count or rows:
+            statement = sign(ERASURE, tenant, {1: device, 2: month, 3: count, 4: size, 5: reason})
+            log_statement(db, tenant, statement)
+    _forget_wal(store)
+    return Erased(count, size, rows, statement)
+
+
+def _forget_wal(store: Store) -> None:
+    """Move the write-ahead log into the store and cut it: old pages in it still held what was erased."""
+    busy = store.db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+    if busy:
+        raise StoreBusy("erased, but another process still reads old pages: call it again when it has ended")
+
+
+def _range(month: str) -> tuple[int, int]:
+    """The month in milliseconds since 1970, end excluded."""
+    match = _MONTH.fullmatch(month)
+    if match is None or match[1] == "0000":
+        raise ConfigError(f"{month!r:.20} is not a month of the form YYYY-MM")
+    year, number = int(match[1]), int(match[2])
+    begin = datetime(year, number, 1, tzinfo=UTC)
+    if (year, number) == (9999, 12):
+        raise ConfigError("the last month of the calendar cannot be erased")
+    end = datetime(year + number // 12, number % 12 + 1, 1, tzinfo=UTC)
+    return int(begin.timestamp() * 1000), int(end.timestamp() * 1000)

@@ -1,0 +1,187 @@
+"""The whole path of a node on one screen: bytes -> readings -> verdicts -> drafts of events.
+
+    link (one a port)  bytes become readings and refusals
+    continuity         everything is counted
+    timekeeper         a trusted GNSS date sets the wall time
+    detector           decides; its verdicts become INCIDENT events, accepted and sealed at once
+    recorder           writes down the rest, coarse and seldom
+
+Pure: bytes and `Now` in, drafts out. The daemon numbers, commits and seals them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from edge.config import Config
+from edge.config import Port as PortConfig
+from edge.event import Body, Key, Kind
+from edge.intake import Draft
+from edge.recorder import Recorder, clip, counts
+from firmware_bridge.continuity import Continuity
+from firmware_bridge.link import Link
+from firmware_bridge.reading import Position, Reading, Refusal
+from firmware_bridge.sensors.board import BoardDecoder
+from firmware_bridge.sensors.nmea import NmeaDecoder
+from firmware_bridge.timekeeper import Now, TimeKeeper
+from firmware_bridge.wire.stamp import NS
+from models.verdict import Action, Verdict
+
+TICK_NS: Final = NS
+"""Rules of time are asked this often: dwell and silence are matters of many seconds."""
+
+
+class Decides(Protocol):
+    """The detector, as far as the pipeline knows it."""
+
+    def observe(self, reading: Reading) -> list[Verdict]:
+        """What this reading changes."""
+        ...
+
+    def tick(self, t_ns: int) -> list[Verdict]:
+        """What time alone changes."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxFigures:
+    """What a heartbeat says of the outbox."""
+
+    segments: int = 0
+    bytes: int = 0
+    refused_events: int = 0
+    """Could not be stored, since the start."""
+
+
+class NodeLink(Link):
+    """A link that remembers whether its port was tried at all: a node is ready when each was."""
+
+    tried = False
+
+    def opened(self, now: Now) -> list[Reading | Refusal]:
+        """See Link."""
+        self.tried = True
+        return super().opened(now)
+
+    def lost(self, now: Now, why: str) -> list[Reading | Refusal]:
+        """See Link."""
+        self.tried = True
+        return super().lost(now, why)
+
+
+class Pipeline:
+    """One node's path from bytes to drafts. `detector` is None where nothing is to be decided."""
+
+    def __init__(self, config: Config, detector: Decides | None, *, software: str) -> None:
+        self.timekeeper = TimeKeeper()
+        self.continuity = Continuity()
+        self.links = {port.name: self._link(port) for port in config.ports}
+        self.outbox = OutboxFigures()
+        self.open_incidents: dict[int, Verdict] = {}
+        self._config = config
+        self._detector = detector
+        self._recorder = Recorder(config, self.timekeeper)
+        self._software = software
+        self._heartbeat_ns: int | None = None
+        self._tick_ns: int | None = None
+
+    def _link(self, port: PortConfig) -> NodeLink:
+        if port.protocol == "nmea":
+            decoder = NmeaDecoder(port.name, on_time=self.continuity.epoch)
+            return NodeLink(port.name, decoder, expects="sentence", baud=port.baud)
+        return NodeLink(port.name, BoardDecoder(port.name), expects="frame", baud=port.baud)
+
+    def feed(self, port: str, data: bytes, now: Now) -> list[Draft]:
+        """Bytes of one port, to drafts."""
+        return self.take(self.links[port].received(data, now), now)
+
+    def take(self, items: Iterable[Reading | Refusal], now: Now) -> list[Draft]:
+        """What a link gave, to drafts."""
+        items = list(items)
+        self.continuity.count(items)
+        drafts: list[Draft] = []
+        for item in items:
+            if isinstance(item, Refusal):
+                self._recorder.refused(item)
+                continue
+            if isinstance(item, Position) and item.utc_ns is not None and not item.estimated:
+                self.timekeeper.observe(item.utc_ns, item.t_ns)
+            if self._detector is not None:
+                drafts += self._incidents(self._detector.observe(item), now)
+            drafts += self._recorder.reading(item, now)
+        return drafts
+
+    def tick(self, now: Now) -> list[Draft]:
+        """What time alone makes due; call it often, it works once a second."""
+        if self._tick_ns is not None and now.mono_ns - self._tick_ns < TICK_NS:
+            return []
+        self._tick_ns = now.mono_ns
+        drafts: list[Draft] = []
+        if self._detector is not None:
+            drafts += self._incidents(self._detector.tick(now.mono_ns), now)
+        drafts += self._recorder.tick(now)
+        beat = self._config.telemetry.heartbeat_s * NS
+        if self._heartbeat_ns is not None and now.mono_ns - self._heartbeat_ns >= beat:
+            drafts.append(self._heartbeat(now))
+        return drafts
+
+    def start(self, now: Now, opening: str) -> Draft:
+        """The first event of a run; `opening` says what is known of the run before."""
+        self._heartbeat_ns = now.mono_ns
+        body = self._promise()
+        body[Key.TEXT] = clip(opening, 200)
+        return Draft(Kind.RUN_START, self.timekeeper.stamp(now), body, urgent=True)
+
+    def stop(self, now: Now) -> list[Draft]:
+        """The last events of an orderly end: what was gathered, and a heartbeat with the counts."""
+        return [*self._recorder.flush(now), self._heartbeat(now, last=True)]
+
+    def fact(self, source: str, text: str, now: Now) -> Draft:
+        """What another process of this node hands in."""
+        body: Body = {Key.SOURCE: clip(source, 64), Key.TEXT: clip(text, 2048)}
+        return Draft(Kind.FACT, self.timekeeper.stamp(now), body)
+
+    def _incidents(self, verdicts: Iterable[Verdict], now: Now) -> list[Draft]:
+        drafts: list[Draft] = []
+        for verdict in verdicts:
+            if verdict.action is Action.CLOSED:
+                self.open_incidents.pop(verdict.incident, None)
+            else:
+                self.open_incidents[verdict.incident] = verdict
+            drafts.append(self._recorder.verdict(verdict, now))
+        return drafts
+
+    def _heartbeat(self, now: Now, *, last: bool = False) -> Draft:
+        self._heartbeat_ns = now.mono_ns
+        figures = {f"reading.{name}": count for name, count in self.continuity.readings.items()}
+        figures |= {
+            "bytes": self.bytes,
+            "position_valid": self.continuity.position_valid,
+            "position_estimated": self.continuity.position_estimated,
+            "position_void": self.continuity.position_void,
+            "refused": self.continuity.refused.total(),
+            "refused_full": self.outbox.refused_events,
+        }
+        body = self._promise()
+        if last:
+            del body[Key.NEXT_HEARTBEAT_S]  # an orderly end promises nothing
+            body[Key.TEXT] = "stopped"
+        body[Key.COUNTS] = counts(figures)
+        body[Key.OUTBOX_BYTES] = self.outbox.bytes
+        body[Key.OUTBOX_SEGMENTS] = self.outbox.segments
+        return Draft(Kind.HEARTBEAT, self.timekeeper.stamp(now), body)
+
+    def _promise(self) -> Body:
+        return {
+            Key.SOFTWARE: self._software,
+            Key.CONFIG_HASH: self._config.hash,
+            Key.LOSS_WINDOW_MS: round(self._config.edge.commit_interval_s * 1000),
+            Key.NEXT_HEARTBEAT_S: round(self._config.telemetry.heartbeat_s),
+        }
+
+    @property
+    def bytes(self) -> int:
+        """Bytes received on all ports."""
+        return sum(link.bytes for link in self.links.values())

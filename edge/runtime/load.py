@@ -1,0 +1,52 @@
+"""Reads `node.toml` and builds what it names: configuration, clock, keys."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+from edge.config import Config, parse
+from edge.errors import ConfigError
+from firmware_bridge.runtime.clock import Clock, PageClock, SystemClock
+from firmware_bridge.wire import cose
+
+
+def load_config(path: Path) -> Config:
+    """The configuration in `path`. Raises ConfigError that names the file."""
+    path = path.absolute()
+    try:
+        return parse(path.read_text("utf-8"), base=str(path.parent))
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text") from error
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def open_clock(config: Config) -> Clock:
+    """The clock the configuration names. Raises ConfigError when its page cannot be read."""
+    clock = config.clock
+    if clock.source == "system":
+        return SystemClock(synced=clock.synced)
+    assert clock.page is not None
+    try:
+        return PageClock(
+            Path(clock.page), epoch_wall_ns=clock.epoch_wall_ns, kind=clock.kind, synced=clock.synced
+        )
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"[clock] cannot read page {clock.page} ({error}): does the world run?") from error
+
+
+def load_event_key(config: Config) -> cose.PrivateKey:
+    """The event key in `keys/event.key`. Raises ConfigError."""
+    path = config.path("keys/event.key")
+    try:
+        key = load_pem_private_key(Path(path).read_bytes(), None)
+    except (OSError, ValueError, TypeError) as error:
+        raise ConfigError(f"cannot read the event key {path} ({error}): enrol this node first") from error
+    if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
+        raise ConfigError(f"{path} is not a P-256 key; segments are signed with ES256")
+    return key

@@ -1,0 +1,29 @@
+"""The service manager's protocol (sd_notify(3)): ready, stopping, and a sign of life."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+
+class Notify:
+    """Tells systemd what it asked to be told; silent where nobody asked."""
+
+    def __init__(self) -> None:
+        self._address = os.environ.get("NOTIFY_SOCKET", "")
+        if self._address.startswith("@"):
+            self._address = "\0" + self._address[1:]
+        watchdog = os.environ.get("WATCHDOG_USEC", "")
+        self.interval_s: float | None = int(watchdog) / 2e6 if watchdog.isdigit() and self._address else None
+        """Half of the time after which the manager takes us for hung; None where it does not watch."""
+
+    def tell(self, state: str) -> None:
+        """Send `state` ("READY=1", "WATCHDOG=1", "STOPPING=1"); a manager that is gone is no error."""
+        if not self._address:
+            return
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as out:
+                out.setblocking(False)
+                out.sendto(state.encode(), self._address)
+        except OSError:
+            pass  # nobody to tell

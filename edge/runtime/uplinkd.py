@@ -1,0 +1,355 @@
+"""`holdfast uplink`: drains the outbox to the broker, and brings receipts to the edge.
+
+The outbox is opened read-only; deleting is the edge's, on a receipt that it has verified itself. This process
+verifies too, so that it never sends again what is in the log while the edge cannot delete.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import math
+import random
+import signal
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Final
+
+import aiomqtt
+
+from edge import topics
+from edge.config import Config
+from edge.errors import ConfigError, EdgeError, ReceiptError, StoreError
+from edge.receipt import verify_receipt
+from edge.reconnect import Reconnects
+from edge.runtime import facts_client
+from edge.runtime.jsonlog import log_json_lines
+from edge.runtime.load import load_config
+from edge.runtime.mqtt_tls import client_context
+from edge.runtime.outbox_reader import OutboxReader
+from edge.trust import Trust
+from edge.uplink import Row, Window
+from provisioning.identity import Identity
+
+EXIT_OK, EXIT_CONFIG = 0, 2
+POLL_S: Final = 0.1
+"""How often the outbox is asked for news: little work, and a twentieth of the 2 s an alarm has."""
+LOOK_S: Final = 0.05
+"""While receipts pour in, the outbox changes with each: it is read no more often than this."""
+KEEPALIVE_S: Final = 60
+"""A ping a minute costs a mobile contract 0.2 MB a day."""
+CALL_TIMEOUT_S: Final = 10.0
+"""For CONNACK and SUBACK."""
+STALL_S: Final = 60.0
+"""A broker that owes a PUBACK so long is not there, though its connection is."""
+STOP_S: Final = 3.0
+"""After SIGTERM: time for the PUBACKs, then for the receipts."""
+MAX_RECEIPTS: Final = 256
+"""Receipts kept for an edge that is away; then no new telemetry is sent, so that memory stays bounded."""
+LOG_EVERY_S: Final = 60.0
+"""The same trouble is logged no more often."""
+REPORT_EVERY_S: Final = 300.0
+"""Facts to the edge: each becomes a signed event, so only when something is wrong or right again."""
+_log = logging.getLogger("holdfast.uplink")
+
+
+class ConnectionEnded(Exception):
+    """The broker did what ends a connection, and says so here."""
+
+
+class Quiet:
+    """Logs a repeated line once a minute, with how often it was meant."""
+
+    def __init__(self) -> None:
+        self._at: dict[str, float] = {}
+        self._count: dict[str, int] = {}
+
+    def warning(self, key: str, text: str) -> None:
+        """Log `text`, unless something under `key` was logged within the last minute."""
+        now = time.monotonic()
+        self._count[key] = self._count.get(key, 0) + 1
+        if now - self._at.get(key, -math.inf) >= LOG_EVERY_S:
+            _log.warning("%s (%d times since it was last said)", text, self._count[key])
+            self._at[key], self._count[key] = now, 0
+
+
+class Receipts:
+    """Receipts on their way to the edge. They stay in memory until the edge has answered for them."""
+
+    def __init__(self, socket: Path, quiet: Quiet) -> None:
+        self._socket = socket
+        self._quiet = quiet
+        self._waiting: dict[bytes, None] = {}
+        self._news = asyncio.Event()
+        self.delivered = 0
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def add(self, data: bytes) -> None:
+        """A verified receipt; one that is waiting already is not kept twice."""
+        self._waiting[data] = None
+        self._news.set()
+
+    async def deliver(self) -> None:
+        """Hand them over one by one, oldest first, until cancelled."""
+        failures = 0
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            while self._waiting:
+                data = next(iter(self._waiting))
+                try:
+                    await facts_client.call_async(self._socket, "receipt", {1: data})
+                except EdgeError as error:
+                    failures += 1
+                    self._quiet.warning("facts", f"{len(self)} receipts wait for the edge: {error}")
+                    self._waiting[data] = self._waiting.pop(
+                        data
+                    )  # one that is refused must not block the others
+                    await asyncio.sleep(min(0.2 * 2 ** min(failures, 8), 10.0))
+                else:
+                    failures = 0
+                    self.delivered += 1
+                    self._waiting.pop(data, None)
+
+
+class Uplink:
+    """One node's uplink: window, outbox, receipts, and one connection after another."""
+
+    def __init__(
+        self, config: Config, trust: Trust, *, window: Window | None = None, rng: random.Random | None = None
+    ) -> None:
+        if config.uplink is None:
+            raise ConfigError("[uplink] is missing: say host and port of the broker")
+        self.config = config
+        self.server = config.uplink
+        self.identity = Identity(config.node.tenant, config.node.device)
+        self.trust = trust
+        self.window = window or Window()
+        self.reconnects = Reconnects()
+        self.quiet = Quiet()
+        self.outbox = OutboxReader(Path(config.path("outbox.db")))
+        self.receipts = Receipts(Path(config.path("facts.sock")), self.quiet)
+        self.stop = asyncio.Event()
+        self.connected = False
+        self.sent = 0
+        self._rng = rng or random.Random()
+        self._wake = asyncio.Event()
+        self._listed = 0
+        self._looked_s = -math.inf
+        self._publishing: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        """Connect, drain, and connect again, until `stop` is set."""
+        helpers = [asyncio.create_task(self.receipts.deliver()), asyncio.create_task(self._report())]
+        try:
+            while not self.stop.is_set():
+                delay = await self._connection()
+                await _within(self.stop.wait(), delay)
+        finally:
+            await _within(_until(lambda: not self.receipts), 1.0)
+            for helper in helpers:
+                helper.cancel()
+            await asyncio.gather(*helpers, return_exceptions=True)
+            self.outbox.close()
+
+    async def _connection(self) -> float:
+        """One connection from beginning to end; how long to wait before the next, in seconds."""
+        began: float | None = None
+        try:
+            context = client_context(Path(self.config.path("keys")), self.server.server_name)
+            client = aiomqtt.Client(
+                self.server.host, self.server.port, identifier=self.identity.client_id, clean_session=True,
+                keepalive=KEEPALIVE_S, timeout=CALL_TIMEOUT_S, tls_context=context,
+                max_inflight_messages=self.window.limits.window + self.window.limits.alarms,
+            )  # fmt: skip
+            client.pending_calls_threshold = 1000  # a window of calls is what is meant here
+            async with client:
+                began = time.monotonic()
+                await self._session(client)
+        except (aiomqtt.MqttError, ConnectionEnded, ConfigError, OSError) as error:
+            return self._lost(error, began)
+        return 0.0
+
+    def _lost(self, error: Exception, began: float | None) -> float:
+        now, jitter = time.monotonic(), self._rng.random()
+        self.connected = False
+        if began is None:
+            self.quiet.warning("away", f"no connection to {self.server.host}:{self.server.port}: {error}")
+            return self.reconnects.refused(jitter)
+        blamed = self.window.disconnected(now, jitter)
+        delay = self.reconnects.ended(now - began, jitter, blamed=blamed)
+        if self.reconnects.conflict:
+            self.quiet.warning(
+                "conflict",
+                f"another client uses this identity ({self.identity.urn}): the broker ends each connection "
+                "soon after it begins; connecting once a minute. Look for a copied card",
+            )
+        else:
+            self.quiet.warning("lost", f"connection ended after {now - began:.1f} s: {error}")
+        return delay
+
+    async def _session(self, client: aiomqtt.Client) -> None:
+        topic = topics.receipt_topic(self.identity.tenant, self.identity.device)
+        (granted,) = await client.subscribe(topic, qos=1)
+        if getattr(granted, "is_failure", False):
+            raise ConnectionEnded(
+                f"the broker refuses to let us hear receipts on {topic}; check its access rules"
+            )
+        self.connected = True
+        _log.info("connected to %s:%d", self.server.host, self.server.port)
+        listening = asyncio.create_task(self._listen(client))
+        sending = asyncio.create_task(self._send(client))
+        try:
+            await asyncio.wait((listening, sending), return_when=asyncio.FIRST_COMPLETED)
+            for task in (listening, sending):
+                if task.done():
+                    task.result()
+        finally:
+            tasks = [listening, sending, *self._publishing]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            self._publishing.clear()
+
+    async def _listen(self, client: aiomqtt.Client) -> None:
+        async for message in client.messages:
+            data = message.payload
+            if not isinstance(data, bytes):
+                continue
+            try:
+                receipt = verify_receipt(
+                    data, self.trust, tenant=self.identity.tenant, device=self.identity.device
+                )
+            except ReceiptError as error:
+                self.quiet.warning("receipt", f"a receipt is not believed: {error}")
+                continue
+            self.window.receipted([item.hash for item in receipt.items], time.monotonic())
+            self.receipts.add(data)
+            self._wake.set()
+
+    async def _send(self, client: aiomqtt.Client) -> None:
+        while not self.stop.is_set():
+            self._wake.clear()
+            try:
+                self._look()
+                self._fill(client)
+            except StoreError as error:
+                self.quiet.warning("outbox", str(error))
+            if self.window.stalled_s(time.monotonic()) > STALL_S:
+                raise ConnectionEnded(f"no PUBACK for {STALL_S:.0f} s")
+            await _within(self._wake.wait(), POLL_S)
+        await _within(_until(lambda: not self.window.on_wire), STOP_S)
+
+    def _look(self) -> None:
+        """Read the heads of the lanes anew, if anything has changed or more of them is wanted."""
+        now, wanted = time.monotonic(), self.window.listing
+        if now - self._looked_s < LOOK_S:
+            return
+        self._looked_s = now
+        if self.outbox.changed() or wanted > self._listed:
+            self.window.listed(self.outbox.rows(wanted))
+            self._listed = wanted
+
+    def _fill(self, client: aiomqtt.Client) -> None:
+        while len(self.receipts) < MAX_RECEIPTS:
+            row = self.window.next(time.monotonic(), self._rng.random())
+            if row is None:
+                return
+            body = self.outbox.body(row)
+            if body is None:
+                self.window.gone(row.hash)
+                continue
+            task = asyncio.create_task(self._publish(client, row, body))
+            self._publishing.add(task)
+            task.add_done_callback(self._publishing.discard)
+
+    async def _publish(self, client: aiomqtt.Client, row: Row, body: bytes) -> None:
+        topic = topics.seg_topic(self.identity.tenant, self.identity.device)
+        try:
+            await client.publish(topic, body, qos=1, timeout=math.inf)
+        except aiomqtt.MqttError:
+            return  # the connection is gone; `_listen` says so, and the window forgets that this was sent
+        self.sent += 1
+        self.window.acked(row.hash, time.monotonic())
+        self._wake.set()
+
+    def troubles(self) -> str:
+        """What a person should know, one sentence a trouble; empty while all is well."""
+        texts = [str(trouble) for trouble in self.window.troubles()[:5]]
+        if self.reconnects.conflict:
+            texts.insert(0, "another client uses this identity")
+        return "; ".join(texts)
+
+    async def _report(self) -> None:
+        """Tell the edge, as a fact, when something is wrong or right again."""
+        told = ""
+        while True:
+            text = self.troubles()
+            if text == told:
+                await asyncio.sleep(1.0)
+                continue
+            _log.warning("%s", text or "what was wrong is over")
+            try:
+                await facts_client.call_async(
+                    Path(self.config.path("facts.sock")), "fact", {1: "uplink", 2: text or "all well again"}
+                )
+                told = text
+            except EdgeError as error:
+                self.quiet.warning("facts", f"the edge does not take facts: {error}")
+            await asyncio.sleep(REPORT_EVERY_S)
+
+
+async def _within(waiting: Awaitable[object], seconds: float) -> None:
+    """Wait, but no longer than `seconds`."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(max(seconds, 0.0)):
+            await waiting
+
+
+async def _until(done: Callable[[], bool]) -> None:
+    while not done():
+        await asyncio.sleep(0.02)
+
+
+def load_trust(config: Config) -> Trust:
+    """The node's trust.json. Raises ConfigError."""
+    path = Path(config.path("trust.json"))
+    try:
+        return Trust.from_json(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read {path} ({error}): enrol this node first") from error
+
+
+def run(config_path: Path) -> int:
+    """Run until SIGTERM; the exit code.
+
+    Prints `{"ready": true}` before the first connect, because being ready needs no network.
+    """
+    log_json_lines()
+    try:
+        config = load_config(config_path)
+        logging.getLogger().setLevel(config.edge.log_level.upper())
+        logging.getLogger("mqtt").setLevel(logging.CRITICAL)  # aiomqtt repeats what is raised
+        trust = load_trust(config)
+        client_context(Path(config.path("keys")), None)
+        return asyncio.run(_main(config, trust))
+    except EdgeError as error:
+        _log.error("%s", error)
+        return EXIT_CONFIG
+
+
+async def _main(config: Config, trust: Trust) -> int:
+    uplink = Uplink(config, trust)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, uplink.stop.set)
+    print(json.dumps({"ready": True}), flush=True)
+    await uplink.run()
+    _log.info(
+        "stopped: %d segments sent, %d receipts brought to the edge", uplink.sent, uplink.receipts.delivered
+    )
+    return EXIT_OK

@@ -1,0 +1,156 @@
+"""node.toml: what is understood, and what each mistake is told."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+from edge_kit import NODE, TYRES, config
+
+from edge.config import EdgeLimits, OutboxLimits, Telemetry, parse
+from edge.errors import ConfigError
+from edge.runtime.load import load_config, load_event_key, open_clock
+from firmware_bridge.reading import Wheel
+from firmware_bridge.wire.stamp import ClockKind
+
+FULL = (
+    NODE
+    + """
+kind = "vehicle"
+[state]
+dir = "run"
+[clock]
+source = "page"
+page = "../clock.page"
+epoch_wall_ns = 12
+kind = "simulated"
+[[port]]
+name = "gnss"
+path = "/dev/ttyUSB0"
+protocol = "nmea"
+baud = 38400
+[[port]]
+name = "board"
+path = "ports/board"
+protocol = "board"
+[fence]
+lat = 47.5
+lon = 8
+radius_m = 5000
+[uplink]
+host = "broker.example"
+[chirpstack]
+host = "127.0.0.1"
+[outbox]
+max_bytes = 1048576
+keep_one_in = 8
+[edge]
+commit_interval_s = 2
+acceptance_socket = "/tmp/oracle"
+log_level = "debug"
+[telemetry]
+heartbeat_s = 60
+"""
+    + TYRES
+)
+
+
+def test_a_full_file_is_understood() -> None:
+    parsed = config(FULL, "/etc/holdfast")
+    assert parsed.state_dir == "/etc/holdfast/run"
+    assert parsed.path("outbox.db") == "/etc/holdfast/run/outbox.db"
+    assert parsed.clock.kind is ClockKind.SIMULATED and parsed.clock.synced
+    assert parsed.clock.page == "/etc/holdfast/../clock.page"
+    assert [(p.name, p.path, p.baud) for p in parsed.ports] == [
+        ("gnss", "/dev/ttyUSB0", 38400), ("board", "/etc/holdfast/ports/board", 9600),
+    ]  # fmt: skip
+    assert parsed.tyres["a1b2c3d6"] is Wheel.REAR_LEFT
+    assert parsed.fence is not None and parsed.fence.lon_deg == 8.0
+    assert parsed.uplink is not None and (parsed.uplink.port, parsed.uplink.server_name) == (
+        8883,
+        "broker.example",
+    )
+    assert parsed.chirpstack is not None and parsed.chirpstack.topic.startswith("application/")
+    assert parsed.outbox == OutboxLimits(max_bytes=1048576, keep_one_in=8)
+    assert parsed.edge == EdgeLimits(
+        commit_interval_s=2.0, acceptance_socket="/tmp/oracle", log_level="debug"
+    )
+    assert parsed.telemetry == Telemetry(heartbeat_s=60.0)
+    assert parsed.hash == hashlib.sha256(FULL.encode()).digest()
+
+
+def test_the_shortest_file_is_a_vehicle_with_defaults() -> None:
+    parsed = config()
+    assert parsed.node.kind == "vehicle" and parsed.state_dir == "/state"
+    assert parsed.clock.source == "system" and parsed.clock.kind is ClockKind.LIVE and not parsed.clock.synced
+    assert parsed.ports == () and parsed.tyres == {} and parsed.fence is None and parsed.uplink is None
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("[node", "not TOML"),
+        ("", "tenant"),
+        ('[node]\ntenant = "A"\ndevice = "x"', "lower-case"),
+        ('[node]\ntenant = "a"\ndevice = "../x"', "lower-case"),
+        (NODE + 'kind = "boat"', "vehicle, roadside"),
+        (NODE + "colour = 1", "colour"),
+        (NODE + "[telemetri]\nheartbeat_s = 1", "telemetri"),
+        (NODE + "[telemetry]\nheartbeat = 1", "heartbeat"),
+        (NODE + "[telemetry]\nheartbeat_s = nan", "heartbeat_s"),
+        (NODE + "[telemetry]\nposition_interval_s = 0", "position_interval_s"),
+        (NODE + "[edge]\ncommit_interval_s = 301", "commit_interval_s"),
+        (NODE + "[edge]\nlog_level = 'loud'", "log_level"),
+        (NODE + "[outbox]\nmax_bytes = 10", "max_bytes"),
+        (NODE + "[outbox]\nkeep_one_in = true", "keep_one_in"),
+        (NODE + "[clock]\nsource = 'page'\nkind = 'replay'", "page"),
+        (NODE + "[clock]\nsource = 'page'\npage = 'x'", "never live"),
+        (NODE + "[clock]\nkind = 'replay'", "need a page"),
+        (NODE + "[fence]\nlat = 91\nlon = 0\nradius_m = 5", "lat"),
+        (NODE + "[uplink]\nport = 1", "host"),
+        (NODE + "[port]\nname = 'x'", "double brackets"),
+        (NODE + "[[port]]\nname = 'x'\npath = '/a'\nprotocol = 'can'", "protocol"),
+        (NODE + "[[port]]\nname = 'x'\npath = '/a'\nprotocol = 'nmea'\nbaud = 1", "baud"),
+        (NODE + 2 * "[[port]]\nname = 'x'\npath = '/a'\nprotocol = 'nmea'\n", "twice"),
+        (
+            NODE + "".join(f"[[port]]\nname = '{n}'\npath = '/a'\nprotocol = 'nmea'\n" for n in "xy"),
+            "one reader",
+        ),
+        (
+            NODE + "".join(f"[[port]]\nname='{n}'\npath='/{n}'\nprotocol='nmea'\n" for n in range(17)),
+            "at most 16",
+        ),
+        (NODE + "[vehicle.tyres]\nFL = 'xyz'", "hexadecimal"),
+        (NODE + "[vehicle.tyres]\nFL = 'aa'\nFR = 'AA'", "another wheel"),
+        (NODE + "[vehicle.tyres]\nXX = 'aa'", "XX"),
+        (NODE + "[state]\ndir = '/" + "x" * 120 + "'", "shorten"),
+    ],
+)
+def test_each_mistake_is_named(text: str, told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        parse(text, base="/state")
+
+
+def test_loading_names_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "node.toml"
+    with pytest.raises(ConfigError, match=r"node\.toml"):
+        load_config(path)
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match="UTF-8"):
+        load_config(path)
+    path.write_text(NODE + "x = 1")
+    with pytest.raises(ConfigError, match=r"node\.toml.*does not know x"):
+        load_config(path)
+
+
+def test_a_missing_key_or_page_says_what_to_do(tmp_path: Path) -> None:
+    parsed = parse(NODE + "[clock]\nsource = 'page'\nkind = 'replay'\npage = 'p'", base=str(tmp_path))
+    with pytest.raises(ConfigError, match="enrol"):
+        load_event_key(parsed)
+    (tmp_path / "keys").mkdir()
+    (tmp_path / "keys" / "event.key").write_text("no key")
+    with pytest.raises(ConfigError, match="enrol"):
+        load_event_key(parsed)
+    with pytest.raises(ConfigError, match="page"):
+        open_clock(parsed)

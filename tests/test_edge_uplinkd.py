@@ -1,0 +1,298 @@
+"""The uplink against a real broker process, a real outbox, and a collector and an edge that can fail."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import signal
+import subprocess
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import pytest
+from mqtt_lab import (
+    DEVICE, TENANT, Collector, Edge, Outbox, broker, client, end, free_port, new_lab, node_toml, ready, start,
+    until, write_broker_toml,
+)  # fmt: skip
+
+from edge import topics
+from edge.runtime.load import load_config
+from edge.runtime.uplinkd import Uplink, load_trust
+from edge.uplink import Window, WindowLimits
+from provisioning.runtime.lab import Lab
+
+FAST = WindowLimits(receipt_s=0.5, probe_max_s=0.5)
+"""Receipt timers of a test: everything else is as in the field."""
+
+
+class Bench:
+    """One node with its uplink in this process, its edge and its collector."""
+
+    def __init__(self, lab: Lab, port: int) -> None:
+        config = load_config(node_toml(lab, port))
+        self.outbox = Outbox(Path(config.path("outbox.db")))
+        self.edge = Edge(Path(config.path("facts.sock")), self.outbox, load_trust(config))
+        self.collector = Collector(lab, port)
+        self.uplink = Uplink(config, load_trust(config), window=Window(FAST), rng=random.Random(1))
+
+    @asynccontextmanager
+    async def running(self, *, uplink: bool = True) -> AsyncIterator[None]:
+        tasks = [asyncio.create_task(self.edge.serve()), asyncio.create_task(self.collector.run())]
+        await self.collector.listening.wait()
+        if uplink:
+            tasks.append(asyncio.create_task(self.uplink.run()))
+        try:
+            yield
+        finally:
+            self.uplink.stop.set()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(asyncio.shield(asyncio.gather(*tasks[2:])), 10)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            self.outbox.db.close()
+
+
+def bench(tmp_path: Path, story: Callable[[Bench], Awaitable[None]]) -> None:
+    lab = new_lab(tmp_path)
+
+    async def main(port: int) -> None:
+        await story(Bench(lab, port))
+
+    with broker(lab) as port:
+        asyncio.run(main(port))
+
+
+def test_everything_arrives_once_and_is_forgotten_on_receipt(tmp_path: Path) -> None:
+    async def story(b: Bench) -> None:
+        bodies = b.outbox.add(count=300)
+        async with b.running():
+            await until(lambda: b.outbox.left() == 0)
+            assert b.collector.arrived == bodies
+            more = b.outbox.add(count=3)
+            await until(lambda: b.outbox.left() == 0)
+            assert b.collector.arrived == bodies + more
+
+    bench(tmp_path, story)
+
+
+def test_a_puback_deletes_nothing_and_the_receipt_timer_sends_again(tmp_path: Path) -> None:
+    async def story(b: Bench) -> None:
+        (body,) = b.outbox.add()
+        b.collector.answer = lambda _: b.collector.count(body) >= 3
+        async with b.running():
+            await until(lambda: b.outbox.left() == 0)
+            assert b.collector.count(body) == 3
+            assert b.edge.receipts == 1
+
+    bench(tmp_path, story)
+
+
+def test_the_receipt_of_a_duplicate_settles_too(tmp_path: Path) -> None:
+    async def story(b: Bench) -> None:
+        (body,) = b.outbox.add()
+        b.collector.logged[__import__("hashlib").sha256(body).digest()] = 0
+        async with b.running():
+            await until(lambda: b.outbox.left() == 0)
+
+    bench(tmp_path, story)
+
+
+def test_an_alarm_overtakes_two_thousand_segments(tmp_path: Path) -> None:
+    async def story(b: Bench) -> None:
+        b.outbox.add(count=2000, size=1500)
+        async with b.running():
+            await until(lambda: len(b.collector.arrived) > 100)
+            before = len(b.collector.arrived)
+            (alarm,) = b.outbox.add(lane=0)
+            await until(lambda: b.outbox.left() == 0, 60)
+            place = b.collector.arrived.index(alarm)
+            assert before <= place < 1200, f"{place} of 2001"
+            assert len(set(b.collector.arrived)) == 2001
+
+    bench(tmp_path, story)
+
+
+def test_what_is_receipted_is_never_sent_again_though_its_row_cannot_be_deleted(tmp_path: Path) -> None:
+    async def story(b: Bench) -> None:
+        b.edge.deletes = False
+        bodies = b.outbox.add(count=50)
+        async with b.running():
+            await until(lambda: b.edge.receipts == 50)
+            await asyncio.sleep(FAST.receipt_s * 3)
+            (late,) = b.outbox.add()
+            await until(lambda: b.collector.count(late) == 1)
+            assert b.collector.arrived == [*bodies, late]
+            assert b.outbox.left() == 51
+
+    bench(tmp_path, story)
+
+
+def test_receipts_wait_for_an_edge_that_is_away_or_refuses(tmp_path: Path) -> None:
+    async def story(b: Bench) -> None:
+        b.edge.refuses = True
+        b.outbox.add(count=5)
+        async with b.running():
+            await until(lambda: len(b.uplink.receipts) == 5)
+            await asyncio.sleep(FAST.receipt_s * 2)
+            assert b.outbox.left() == 5
+            b.edge.refuses = False
+            await until(lambda: b.outbox.left() == 0)
+            assert len(b.collector.arrived) == 5
+
+    bench(tmp_path, story)
+
+
+def test_forged_receipts_are_ignored(tmp_path: Path) -> None:
+    async def story(b: Bench) -> None:
+        (body,) = b.outbox.add()
+        b.collector.answer = lambda _: False
+        async with b.running():
+            await until(lambda: b.collector.count(body) == 1)
+            assert b.collector.client is not None
+            topic = topics.receipt_topic(TENANT, DEVICE)
+            good = bytearray(b.collector.receipt([body]))
+            good[-1] ^= 1
+            for forged in (b"", b"\xd2\x80", bytes(good), b"\x00" * 70_000):
+                with suppress(Exception):
+                    await b.collector.client.publish(topic, forged, qos=1)
+            await until(lambda: b.collector.count(body) >= 2)
+            assert b.outbox.left() == 1
+            assert b.edge.receipts == 0
+
+    bench(tmp_path, story)
+
+
+def test_a_collector_that_comes_back_gets_everything(tmp_path: Path) -> None:
+    async def story(b: Bench) -> None:
+        bodies = b.outbox.add(count=200)
+        alive = False
+        b.collector.answer = lambda _: alive
+        async with b.running():
+            await until(lambda: len(b.collector.arrived) >= 66)
+            await asyncio.sleep(1)
+            assert len(b.collector.arrived) < 80, "a silent collector is probed, not flooded"
+            alive = True
+            await until(lambda: b.outbox.left() == 0)
+            assert set(b.collector.arrived) == set(bodies)
+
+    bench(tmp_path, story)
+
+
+def test_one_segment_over_the_limit_ends_only_its_own_way(tmp_path: Path) -> None:
+    """F17, closing broker: the rest and the alarm pass, the large one pauses and is named."""
+    lab = new_lab(tmp_path)
+
+    async def main(port: int) -> None:
+        b = Bench(lab, port)
+        (big,) = b.outbox.add(size=4000)
+        b.outbox.add(count=20)
+        (alarm,) = b.outbox.add(lane=0)
+        async with b.running():
+            await until(lambda: b.outbox.left() == 1)
+            assert b.collector.arrived[0] == alarm
+            await until(lambda: bool(b.uplink.troubles()), 60)
+            assert b.collector.count(big) == 0
+            assert "4000 bytes" in b.uplink.troubles() and "suspected from" in b.uplink.troubles()
+            (late,) = b.outbox.add()
+            await until(lambda: b.collector.count(late) == 1)
+            assert b.outbox.left() >= 1
+            await until(lambda: bool(b.edge.facts))
+            assert "max_packet_size" in b.edge.facts[0]
+
+    with broker(lab, extra="max_packet_bytes = 2048\n") as port:
+        asyncio.run(main(port))
+
+
+def test_the_broker_is_killed_and_everything_arrives(tmp_path: Path) -> None:
+    lab = new_lab(tmp_path)
+    port = free_port()
+    config = write_broker_toml(lab, port)
+
+    async def main(process: subprocess.Popen[str]) -> subprocess.Popen[str]:
+        b = Bench(lab, port)
+        bodies = b.outbox.add(count=1500, size=1000)
+        async with b.running():
+            for at in (200, 700):
+                await until(lambda at=at: len(set(b.collector.arrived)) > at)  # type: ignore[misc]
+                assert b.outbox.left() > 0, "killed with work in flight"
+                await asyncio.to_thread(end, process, signal.SIGKILL)
+                process = await asyncio.to_thread(start, "cloud_sync.runtime.broker", config)
+                await asyncio.to_thread(ready, process)
+            await until(lambda: b.outbox.left() == 0, 60)
+            assert set(b.collector.arrived) == set(bodies)
+        return process
+
+    process = start("cloud_sync.runtime.broker", config)
+    ready(process)
+    end(asyncio.run(main(process)))
+
+
+def test_the_daemon_without_a_broker_is_ready_calm_and_stops_orderly(tmp_path: Path) -> None:
+    lab = new_lab(tmp_path)
+    config = node_toml(lab, free_port())
+    outbox = Outbox(lab.nodes[DEVICE] / "outbox.db")
+    outbox.add(count=10)
+    process = start("edge.runtime.uplinkd", config, stderr=subprocess.PIPE)
+    ready(process)
+    assert process.stderr is not None
+    line = json.loads(process.stderr.readline())
+    assert "no connection to 127.0.0.1" in line["text"]
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(3)
+    code = end(process)
+    rest = process.stderr.read()
+    process.stderr.close()
+    assert code == 0
+    assert rest.count("no connection") == 0, "one line a minute"
+    assert outbox.left() == 10
+    outbox.db.close()
+
+
+def test_the_daemon_drains_and_stops_on_sigterm(tmp_path: Path) -> None:
+    lab = new_lab(tmp_path)
+    with broker(lab) as port:
+        process = start("edge.runtime.uplinkd", node_toml(lab, port))
+
+        async def main() -> int:
+            b = Bench(lab, port)
+            b.outbox.add(count=20)
+            async with b.running(uplink=False):
+                await until(lambda: b.outbox.left() == 0)
+                return await asyncio.to_thread(end, process)
+
+        ready(process)
+        assert asyncio.run(main()) == 0
+
+
+@pytest.mark.parametrize("missing", ["trust.json", "keys/tls.key", "node.toml"])
+def test_the_daemon_says_what_is_missing(tmp_path: Path, missing: str) -> None:
+    lab = new_lab(tmp_path)
+    config = node_toml(lab, 1)
+    (lab.nodes[DEVICE] / missing).unlink()
+    process = start("edge.runtime.uplinkd", config, stderr=subprocess.PIPE)
+    out, err = process.communicate(timeout=20)
+    assert process.returncode == 2
+    assert out == ""
+    assert "keys" in err if missing.startswith("keys") else missing in err
+
+
+def test_two_clients_of_one_identity_slow_down(tmp_path: Path) -> None:
+    """F19: the broker throws one out at each connect of the other; ours notices and says so."""
+
+    async def story(b: Bench) -> None:
+        keys = Path(b.uplink.config.path("keys"))
+        async with b.running():
+            for _ in range(3):
+                await until(lambda: b.uplink.connected)
+                async with client(keys, b.uplink.server.port, b.uplink.identity.client_id):
+                    await until(lambda: not b.uplink.connected)
+            await until(lambda: b.uplink.reconnects.conflict)
+            assert "another client uses this identity" in b.uplink.troubles()
+            (waiting,) = b.outbox.add()
+            await asyncio.sleep(3)
+            assert b.collector.count(waiting) == 0, "connects once a minute now"
+
+    bench(tmp_path, story)
