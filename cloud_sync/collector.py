@@ -170,7 +170,7 @@ def examine(
     try:
         sealed = sg.verify(message.payload, resolve)
     except SignatureError as error:
-        if asked and asked[-1] is None and not registry.knows(tenant, device):
+        if not registry.knows(tenant, device):
             return refuse(
                 Reason.UNKNOWN_DEVICE, f"no event certificate of {tenant}/{device} is here: enrol it"
             )

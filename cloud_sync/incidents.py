@@ -18,8 +18,8 @@ from firmware_bridge.wire import cbor
 from firmware_bridge.wire.signals import Sig, physical
 from models.verdict import CAUSE_NAMES, Action, Cause
 
-MAX_SENTENCE_CHARS: Final = 500
-"""A sentence longer than this is cut; the detector's longest has about 200 characters."""
+MAX_SENTENCE_CHARS: Final = 600
+"""A sentence longer than this is cut, as the edge's recorder does; the longest has about 200 characters."""
 MAX_EVIDENCE_LINES: Final = 16
 """Evidence of one change; the detector fuses six sensors."""
 MAX_EVIDENCE_CHARS: Final = 200

@@ -125,8 +125,10 @@ def encode(event: Event) -> bytes:
 
 def from_value(value: cbor.Value) -> Event:
     """The event of a decoded map. Raises FormatError for anything that `segment.cddl` does not allow."""
+    if not isinstance(value, dict) or len(value) != 4:
+        raise FormatError("not an event map of four entries")
     match value:
-        case {0: int() as seq, 1: int() as kind, 2: stamp, 3: dict() as body} if len(value) == 4:
+        case {0: int() as seq, 1: int() as kind, 2: stamp, 3: dict() as body}:
             if seq < 0 or kind not in Kind._value2member_map_:
                 raise FormatError(f"event {seq} of unknown kind {kind}")
             return Event(seq, Kind(kind), parse_stamp(stamp), cast(Body, body))

@@ -38,6 +38,8 @@ PARKED_AFTER_S: Final = 30.0
 """Without motion for so long the vehicle counts as parked: longer than a red light's noise-free stop."""
 TYRES_TOGETHER_S: Final = 2.0
 """Sensors of one car speak within this time of each other; their changes make one event."""
+SLACK_NS: Final = NS // 10
+"""Jitter of senders and of our reading them."""
 MAX_REASONS: Final = 32
 """Reasons of refusal counted apart between two events; the rest is counted as `other`."""
 MAX_SIGHTED: Final = 4096
@@ -219,9 +221,10 @@ class Recorder:
             self._moved_ns = fix.t_ns
         policy = self._policy
         interval_s = policy.position_interval_s if self.moving(fix.t_ns) else policy.position_parked_s
-        if not self._due(self._position_ns, fix.t_ns, interval_s):
+        anchor = due(self._position_ns, fix.t_ns, interval_s)
+        if anchor is None:
             return None
-        self._position_ns = fix.t_ns
+        self._position_ns = anchor
         body: Body = {
             Sig.LATITUDE: coarse(fix.lat_deg, policy.coarse_deg, Sig.LATITUDE),
             Sig.LONGITUDE: coarse(fix.lon_deg, policy.coarse_deg, Sig.LONGITUDE),
@@ -232,11 +235,6 @@ class Recorder:
         if fix.satellites is not None:
             body[Sig.SATELLITES] = fix.satellites
         return body
-
-    @staticmethod
-    def _due(last_ns: int | None, now_ns: int, interval_s: float) -> bool:
-        # A tenth of slack: a receiver at 1 Hz is not exactly at 1 Hz, and 1/s must not become 1 in 2 s.
-        return last_ns is None or now_ns - last_ns >= interval_s * 0.9 * NS
 
     def _tyre(self, tyre: Tyre) -> None:
         wheel = self._config.tyres.get(tyre.sensor_id)
@@ -295,9 +293,10 @@ class Recorder:
             # The attitude on the road is the attitude at rest; a tilt counts from where it last drove.
             self._rest = vibration.gravity_mps2
         interval_s = policy.vibration_interval_s if moving else policy.vibration_parked_s
-        if not self._due(window.since_ns, vibration.t_ns, interval_s):
+        anchor = due(window.since_ns, vibration.t_ns, interval_s)
+        if anchor is None:
             return None
-        self._window = _Window(vibration.t_ns)
+        self._window = _Window(anchor)
         body: Body = {
             sig: quantise(sig, math.sqrt(square / window.seconds))
             for sig, square in zip(_RMS, window.square, strict=True)
@@ -327,12 +326,13 @@ class Recorder:
 
     def _sighting(self, tyre: Tyre) -> Body | None:
         last = self._sighted.get(tyre.sensor_id)
-        if not self._due(last, tyre.t_ns, self._policy.sighting_interval_s):
+        anchor = due(last, tyre.t_ns, self._policy.sighting_interval_s)
+        if anchor is None:
             return None
         if last is None and len(self._sighted) >= MAX_SIGHTED:
             del self._sighted[next(iter(self._sighted))]
         self._sighted.pop(tyre.sensor_id, None)  # so that the oldest stands first
-        self._sighted[tyre.sensor_id] = tyre.t_ns
+        self._sighted[tyre.sensor_id] = anchor
         body: Body = {Key.SENSOR_ID: clip(tyre.sensor_id, 32), Key.PORT: tyre.port}
         if (here := self._config.fence) is not None:
             body[Sig.LATITUDE] = quantise(Sig.LATITUDE, here.lat_deg)
@@ -341,6 +341,21 @@ class Recorder:
 
 
 _RMS: Final = (Sig.VIBRATION_RMS_X, Sig.VIBRATION_RMS_Y, Sig.VIBRATION_RMS_Z)
+
+
+def due(last_ns: int | None, now_ns: int, interval_s: float) -> int | None:
+    """When this event counts as written, if it is due now; None if it is not.
+
+    A sender at 1 Hz is not exactly at 1 Hz: what comes up to SLACK_NS early is taken and counts as on time,
+    so that "each second" neither becomes every other second nor more than one a second.
+    """
+    if last_ns is None:
+        return now_ns
+    interval_ns = round(interval_s * NS)
+    early = last_ns + interval_ns - now_ns
+    if early > SLACK_NS:
+        return None
+    return last_ns + interval_ns if early > -SLACK_NS else now_ns
 
 
 def coarse(degrees: float, grid_deg: float, signal: Sig) -> int:

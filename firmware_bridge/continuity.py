@@ -1,7 +1,8 @@
 """What was read of a drive, in figures: readings by kind, refusals by reason, and the gaps.
 
 A gap lies between two epochs of a receiver that are more than 1.5 s apart **by the receiver's own time**, so
-it does not depend on how fast the bytes arrived. Time that goes back opens no gap.
+it does not depend on how fast the bytes arrived. Time that goes back opens no gap, and neither does the time
+of a receiver that has no fix and no trusted date: it does not know the time yet.
 """
 
 from __future__ import annotations
@@ -58,6 +59,9 @@ class Continuity:
 
     def epoch(self, port: str, tod_ms: int, utc_ns: int | None, valid: bool) -> None:
         """One epoch of the receiver on `port`; made to be an NmeaDecoder's `on_time`."""
+        if not valid and utc_ns is None:
+            self._last.pop(port, None)
+            return
         now = (tod_ms, utc_ns)
         _gap(self._last, port, now, self.gaps_s)
         if valid:

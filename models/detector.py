@@ -202,7 +202,7 @@ class Detector:
         if why is not None:
             self._close(cause, why, now, out)
             self._end_episode()
-        elif self._book.due(cause, now):
+        elif self._book.ask(cause, now):
             since = self._book.opened_ns(cause)
             self._claim(cause, towing.restate(scene, now, now if since is None else since), now, out)
 
@@ -218,7 +218,7 @@ class Detector:
         why = tamper.ending(scene, now, opened)
         if why is not None:
             self._close(cause, why, now, out)
-        elif self._book.due(cause, now):
+        elif self._book.ask(cause, now):
             self._claim(cause, tamper.claim(scene, now), now, out)
 
     def _judge_fence(self, now: int, out: list[Verdict | None]) -> None:
@@ -228,7 +228,7 @@ class Detector:
         if cause in self._book:
             if watch.outside is False:
                 self._close(cause, "It is back in its region.", now, out)
-            elif self._book.due(cause, now):
+            elif self._book.ask(cause, now):
                 self._claim(cause, watch.claim(self._scene.track, now), now, out)
         elif watch.outside:
             self._claim(
@@ -241,7 +241,7 @@ class Detector:
             why = jamming.ending(scene, now)
             if why is not None:
                 self._close(cause, why, now, out)
-            elif self._book.due(cause, now):
+            elif self._book.ask(cause, now):
                 self._claim(cause, jamming.claim(scene, now), now, out)
             return
         parents = (Cause.REMOVED_OR_OPENED, Cause.MOVED_WITHOUT_WHEELS)

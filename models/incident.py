@@ -12,6 +12,7 @@ _S = 1_000_000_000
 MAX_CONFIDENCE = 0.99
 MAX_EVIDENCE = 10
 """An incident's event must fit in 4 kB."""
+_ASK_NS = 5 * _S
 _MATERIAL = 0.1
 """A change of confidence that is worth a word."""
 
@@ -59,6 +60,7 @@ class _Open:
     since_ns: int
     opened_ns: int
     told_ns: int
+    asked_ns: int
     told_keys: int
     told_confidence: float
     told_figure: float
@@ -90,6 +92,14 @@ class Book:
         """Whether an open incident of `cause` may speak again."""
         entry = self._open[cause]
         return now - entry.told_ns >= self._limits.update_s * _S and entry.updates < self._limits.max_updates
+
+    def ask(self, cause: Cause, now: int) -> bool:
+        """As `due`, and not asked within the last seconds: stating a claim costs more than all rules."""
+        entry = self._open[cause]
+        if now - entry.asked_ns < _ASK_NS or not self.due(cause, now):
+            return False
+        entry.asked_ns = now
+        return True
 
     def verdicts(self) -> list[Verdict]:
         """The last word on each open incident, oldest incident first."""
@@ -133,7 +143,7 @@ class Book:
         self._number += 1
         since = min(claim.since_ns, now)
         blank = Verdict(now, since, self._number, cause, Action.OPENED, 0.0, claim.sentence, ())
-        entry = _Open(self._number, since, now, now, 0, 0.0, claim.figure, -1, blank)
+        entry = _Open(self._number, since, now, now, now, 0, 0.0, claim.figure, -1, blank)
         self._open[cause] = entry
         self._add(entry, claim.grounds)
         return self._tell(entry, cause, Action.OPENED, claim.sentence, now, place, figure=claim.figure)

@@ -37,5 +37,13 @@ def shared_data(request: pytest.FixtureRequest) -> Callable[[str], Path]:
     return locate
 
 
+@pytest.fixture
+def shared_drive() -> Path | None:
+    """A real drive of half an hour where the shared data is; a scenario of ours serves elsewhere."""
+    path = shared_path("gps/munich-gps.nmea")
+    _real["run" if path else "skipped"] += 1
+    return path
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     terminalreporter.write_line(f"real-data: {_real['run']} run, {_real['skipped']} skipped")

@@ -48,8 +48,9 @@ def write_broker_toml(lab: Lab, port: int, extra: str = "") -> Path:
 
 def start(module: str, config: Path, **popen: object) -> subprocess.Popen[str]:
     """A daemon in a process of its own, as its command starts it."""
-    code = f"import sys; from pathlib import Path; from {module} import run; sys.exit(run(Path({str(config)!r})))"
-    return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, **popen)  # type: ignore[call-overload, no-any-return]
+    code = f"import pathlib, sys; from {module} import run; sys.exit(run(pathlib.Path(sys.argv[1])))"
+    argv = [sys.executable, "-c", code, str(config)]
+    return subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, **popen)  # type: ignore[call-overload, no-any-return]
 
 
 def ready(process: subprocess.Popen[str]) -> dict[str, object]:
@@ -160,8 +161,8 @@ class Outbox:
         self.db = sqlite3.connect(path, isolation_level=None)
         self.db.execute("PRAGMA journal_mode=WAL")
         self.db.execute(
-            "CREATE TABLE IF NOT EXISTS segments(id INTEGER PRIMARY KEY AUTOINCREMENT, lane INTEGER, run BLOB,"
-            " number INTEGER, created_ns INTEGER, hash BLOB, body BLOB, UNIQUE(run, number))"
+            "CREATE TABLE IF NOT EXISTS segments(id INTEGER PRIMARY KEY AUTOINCREMENT, lane INTEGER,"
+            " run BLOB, number INTEGER, created_ns INTEGER, hash BLOB, body BLOB, UNIQUE(run, number))"
         )
         self.db.execute("CREATE INDEX IF NOT EXISTS by_lane ON segments(lane, id)")
         self._number = 0

@@ -16,6 +16,7 @@ from typer.testing import CliRunner, Result
 from cloud_sync import __main__ as cli
 from cloud_sync.collector import Message
 from cloud_sync.demo_options import DemoOptions
+from cloud_sync.evidence.__main__ import verify
 from cloud_sync.runtime import collectord
 from cloud_sync.runtime.collector_files import load_config, load_keys, make_clock
 from cloud_sync.statement import TITLE, peek_statement
@@ -192,7 +193,8 @@ def test_an_incident_alerts_the_title_and_can_be_exported(lab: Lab, tmp_path: Pa
         out = tmp_path / f"{number}.hfb"
         result = call(cli.evidence, "--config", config(lab), "--out", out, *choice)
         assert result.exit_code == 0, result.output
-        assert out.stat().st_size > 500
+        checked = call(verify, out, "--trust", lab.trust, "--json")
+        assert checked.exit_code == 0, checked.output
 
 
 @pytest.mark.parametrize(

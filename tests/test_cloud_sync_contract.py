@@ -6,9 +6,9 @@ import ast
 import hashlib
 import inspect
 import json
-import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,7 +20,8 @@ from cloud_sync.ledger import contract
 from cloud_sync.ledger.contract import CURE_MS, DAY_MS, FUNCTIONS, GRACE_MS
 from cloud_sync.ledger.engine import Call, MemoryState, simulate
 from cloud_sync.ledger.errors import NotAllowed, Refused, WrongState
-from cloud_sync.runtime import titles
+from cloud_sync.runtime import title_state, titles
+from cloud_sync.runtime.store import Store
 
 Submit = Callable[[Call], bytes]
 """Runs one call to its end and returns the contract's JSON answer; raises Refused."""
@@ -31,7 +32,7 @@ def h(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def memory_engine() -> Submit:
+def memory_engine(folder: Path | None = None) -> Submit:
     state = MemoryState()
 
     def submit(call: Call) -> bytes:
@@ -42,19 +43,20 @@ def memory_engine() -> Submit:
     return submit
 
 
-def sqlite_engine() -> Submit:
-    db = sqlite3.connect(":memory:", isolation_level=None)
-    titles.migrate(db)
+def sqlite_engine(folder: Path) -> Submit:
+    store = Store(folder / "store.db")
+    with store.transaction() as db:
+        title_state.migrate(db)
 
     def submit(call: Call) -> bytes:
         if not FUNCTIONS[call.function].writes:
-            return contract.canonical(titles.ask(db, "fund-a", call.function, *call.args))
-        return contract.canonical(titles.submit(db, "fund-a", call, KEY, lambda *_: None).title)
+            return contract.canonical(title_state.ask(store.db, "fund-a", call.function, *call.args))
+        return contract.canonical(titles.submit(store, "fund-a", call, KEY).title)
 
     return submit
 
 
-ENGINES = {"memory": memory_engine, "sqlite": sqlite_engine}
+ENGINES: dict[str, Callable[[Path], Submit]] = {"memory": memory_engine, "sqlite": sqlite_engine}
 
 A, B = h("vehicle A"), h("vehicle B")
 ALICE, BOB, CAROL = h("alice"), h("bob"), h("carol")
@@ -143,8 +145,8 @@ SCENARIO = [
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_scenario(engine: str) -> None:
-    submit = ENGINES[engine]()
+def test_scenario(engine: str, tmp_path: Path) -> None:
+    submit = ENGINES[engine](tmp_path)
     assert len(SCENARIO) >= 20
     for number, step in enumerate(SCENARIO, 1):
         call = Call(step.function, step.args, *step.who, int(step.day * DAY_MS))
@@ -158,8 +160,8 @@ def test_scenario(engine: str) -> None:
         assert got == step.then, f"step {number} {step}"
 
 
-def test_engines_agree_on_every_byte() -> None:
-    one, other = memory_engine(), sqlite_engine()
+def test_engines_agree_on_every_byte(tmp_path: Path) -> None:
+    one, other = memory_engine(), sqlite_engine(tmp_path)
     for step in SCENARIO:
         call = Call(step.function, step.args, *step.who, int(step.day * DAY_MS))
         results = []
@@ -317,6 +319,6 @@ def test_the_rules_use_nothing_an_endorser_could_differ_in() -> None:
 def test_the_functions_are_the_public_surface() -> None:
     assert sorted(FUNCTIONS) == [
         "ApproveDisposal", "BalanceOf", "ConsentLien", "GetTitle", "MintWithTokenURI", "OwnerOf",
-        "ProposeLien", "ReleaseLien", "ReportAlert", "ReportCure", "Tick", "TokenURI", "TotalSupply", "TransferFrom",
-        "WithdrawLien", "locked",
+        "ProposeLien", "ReleaseLien", "ReportAlert", "ReportCure", "Tick", "TokenURI", "TotalSupply",
+        "TransferFrom", "WithdrawLien", "locked",
     ]  # fmt: skip

@@ -18,12 +18,13 @@ from cloud_sync.runtime import projector, title_state
 from cloud_sync.runtime.projector import Projector
 from cloud_sync.statement import TITLE, parse_statement
 from edge.event import Body, Event, Key, Kind, stamp_value
+from edge.recorder import incident_body
 from edge.segment import Sealed, Segment, seal
 from firmware_bridge.runtime.clock import SystemClock
 from firmware_bridge.wire import cose
 from firmware_bridge.wire.signals import Sig
 from firmware_bridge.wire.stamp import ClockKind, Stamp, TimeSource
-from models.verdict import Action, Cause
+from models.verdict import Action, Cause, Evidence, Verdict
 
 KEY = ec.generate_private_key(ec.SECP256R1())
 DEVICE_KEY = ec.generate_private_key(ec.SECP256R1())
@@ -278,7 +279,7 @@ def test_endless_texts_are_cut(db: sqlite3.Connection) -> None:
     }
     feed(db, segment(1, bad(change)))
     [row] = projector.list_incidents(db, "fund-a")
-    assert len(row["sentence"]) == 500
+    assert len(row["sentence"]) == 600
     assert len(row["evidence"]) == 16
     assert len(row["evidence"][0]["text"]) == 200
 
@@ -355,6 +356,21 @@ def test_tenants_stay_apart(db: sqlite3.Connection) -> None:
     assert projector.list_incidents(db, "fund-c") == []
     assert title_state.list_titles(db, "fund-b") == []
     assert projector.counts(db, "fund-b") == {}
+
+
+def test_what_the_edge_writes_is_read(db: sqlite3.Connection) -> None:
+    verdict = Verdict(
+        160 * 10**9, 100 * 10**9, 3, Cause.REMOVED_OR_OPENED, Action.OPENED, 0.91, "It was opened.",
+        (Evidence("case", "the case is open"), Evidence("supply", "0.0 V")), 47.12341, 8.56789,
+    )  # fmt: skip
+    now = stamp(161)
+    feed(db, segment(1, Event(4, Kind.INCIDENT, now, incident_body(verdict, now))))
+    [row] = projector.list_incidents(db, "fund-a")
+    assert (row["cause"], row["confidence"], row["incident"]) == ("removed_or_opened", 0.91, 3)
+    assert (row["opened_at"], row["since"]) == ("2027-01-15T08:02:41.000Z", "2027-01-15T08:01:40.000Z")
+    assert [line["sensor"] for line in row["evidence"]] == ["case", "supply"]
+    assert (row["lat_deg"], row["lon_deg"]) == (47.1234, 8.5679)
+    assert projector.counts(db, "fund-a") == {}
 
 
 def test_two_runs_of_one_device_have_incidents_of_their_own(db: sqlite3.Connection) -> None:

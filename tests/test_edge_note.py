@@ -97,7 +97,8 @@ def test_sizes_at_the_edges_are_read(size: int) -> None:
     [
         lambda t: t.replace("=", ""), lambda t: t.replace("I=", "J="), lambda t: t.replace("\n25", "\r\n25"),
         lambda t: t + "\n", lambda t: t + "ext\n\nmore\n", lambda t: t[:-1] + "\x00\n", lambda t: "\n" + t,
-        lambda t: t.replace("Ii", "-_"), lambda t: t.replace("\n25\n", "\n"), lambda t: t.rsplit("\n", 2)[0] + "\n",
+        lambda t: t.replace("Ii", "-_"), lambda t: t.replace("\n25\n", "\n"),
+        lambda t: t.rsplit("\n", 2)[0] + "\n",
     ],
 )  # fmt: skip
 def test_other_byte_forms_are_refused_although_signed(change: Callable[[str], str]) -> None:

@@ -25,6 +25,11 @@ ORIGIN = "log.example/fund"
 TRUST = Trust(ORIGIN, public_bytes(LOG), {cose.key_id(KEY.public_key()): KEY.public_key()})
 NOTE = sign_checkpoint(Checkpoint(ORIGIN, 10, b"\x05" * 32), LOG)
 ITEMS = [ReceiptItem(b"\x01" * 16, number, bytes([number]) * 32, number + 2) for number in range(3)]
+BEYOND = ReceiptItem(b"r" * 16, 0, b"h" * 32, 10)
+SHORT_RUN = ReceiptItem(b"r" * 15, 0, b"h" * 32, 1)
+FOREIGN_NOTE = sign_checkpoint(
+    Checkpoint(ORIGIN, 10, b"\x05" * 32), Ed25519PrivateKey.from_private_bytes(b"\x0a" * 32)
+)
 GOOD = make_receipt("fund", "car-1", ORIGIN, NOTE, ITEMS, KEY)
 
 
@@ -51,12 +56,11 @@ def test_a_good_receipt_says_what_was_logged() -> None:
         (make_receipt("bank", "car-1", ORIGIN, NOTE, ITEMS, KEY), "is for"),
         (make_receipt("fund", "car-1", ORIGIN, NOTE[:-9], ITEMS, KEY), "receipt:"),
         (
-            make_receipt("fund", "car-1", ORIGIN, sign_checkpoint(
-                Checkpoint(ORIGIN, 10, b"\x05" * 32), Ed25519PrivateKey.from_private_bytes(b"\x0a" * 32)), ITEMS, KEY),
+            make_receipt("fund", "car-1", ORIGIN, FOREIGN_NOTE, ITEMS, KEY),
             "no key",
         ),
-        (make_receipt("fund", "car-1", ORIGIN, NOTE, [ReceiptItem(b"r" * 16, 0, b"h" * 32, 10)], KEY), "outside"),
-        (make_receipt("fund", "car-1", ORIGIN, NOTE, [ReceiptItem(b"r" * 15, 0, b"h" * 32, 1)], KEY), "no segment"),
+        (make_receipt("fund", "car-1", ORIGIN, NOTE, [BEYOND], KEY), "outside"),
+        (make_receipt("fund", "car-1", ORIGIN, NOTE, [SHORT_RUN], KEY), "no segment"),
         (signed([2, "fund", "car-1", ORIGIN, NOTE, [[b"r" * 16, 0, b"h" * 32, 1]]]), "version 2"),
         (signed([1, "fund", "car-1", ORIGIN, NOTE, []]), "0 items"),
         (signed([1, "fund", "car-1", ORIGIN, NOTE, [[b"r" * 16, -1, b"h" * 32, 1]]]), "no segment"),
@@ -114,7 +118,8 @@ def test_a_trust_file_is_read() -> None:
     [
         ("{", "not JSON"), ("[]", "object"), ("[" * 100_000, "at most"), ("[" * 5000, "JSON"),
         (trust_file(origin="two words"), "origin"), (trust_file(origin=None), "origin"),
-        (trust_file(log_key="AAAA"), "log_key"), (trust_file(log_key="!"), "log_key"), (trust_file(log_key=5), "log_key"),
+        (trust_file(log_key="AAAA"), "log_key"), (trust_file(log_key="!"), "log_key"),
+        (trust_file(log_key=5), "log_key"),
         (trust_file(receipt_keys=pem(KEY)), "receipt_keys"), (trust_file(receipt_keys=["x"]), "receipt_keys"),
         (trust_file(receipt_keys=[pem(LOG)]), "P-256"), (trust_file(receipt_keys=[3]), "P-256"),
         (trust_file(device_ca="x"), "device_ca"), (trust_file(device_ca=1), "device_ca"),

@@ -13,8 +13,21 @@ from pathlib import Path
 
 import pytest
 from mqtt_lab import (
-    DEVICE, TENANT, Collector, Edge, Outbox, broker, client, end, free_port, new_lab, node_toml, ready, start,
-    until, write_broker_toml,
+    DEVICE,
+    TENANT,
+    Collector,
+    Edge,
+    Outbox,
+    broker,
+    client,
+    end,
+    free_port,
+    new_lab,
+    node_toml,
+    ready,
+    start,
+    until,
+    write_broker_toml,
 )  # fmt: skip
 
 from edge import topics

@@ -26,8 +26,8 @@ def tim(t_ms: int, second: int, month: int = 1) -> str:
 
 def pos(t_ms: int, *, lat: float = 49.0247292, fix: int = 3, bits: str = ALL, speed: str = " 5.2") -> str:
     return (
-        f"{t_ms},0,$GVGNSPOS,{t_ms - 50},{lat:.7f},12.0567650, 335.8, 381.9,{speed},9999.0,164.60,3.7,2.2,3.0,"
-        f"05,9999,9999, 2.6, 1.7,9999.0,9999.0,9999.0,{fix},0X00000001,0X00000001,0X00000001,{bits}\n"
+        f"{t_ms},0,$GVGNSPOS,{t_ms - 50},{lat:.7f},12.0567650, 335.8, 381.9,{speed},9999.0,164.60,3.7,2.2,"
+        f"3.0,05,9999,9999, 2.6, 1.7,9999.0,9999.0,9999.0,{fix},0X00000001,0X00000001,0X00000001,{bits}\n"
     )
 
 
@@ -106,6 +106,7 @@ def test_damaged_lines_are_passed_over() -> None:
     lines = (
         tim(1000, 52) + "1000,0,$GVGNSPOS,95\n" + pos(1000).replace("335.8", "335.x") + "\x00,,$GVGNSTIM,\n"
     )
+    lines += acc(10**14)
     lines += tim(2000, 53) + pos(2000) + tim(3000, 54, month=12) + "9,0,$GVSNSACC,9,nan,0,0,1,0XF\n"
     _, readings = read(lines)
     assert len(positions(readings)) == 1

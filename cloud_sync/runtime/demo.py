@@ -27,15 +27,18 @@ DRAIN_TIMEOUT_S: Final = 60.0
 """After the last byte: time for the last seal, its receipt and the deletion. Usually below 3 s."""
 STALL_TIMEOUT_S: Final = 60.0
 """The world says how far it is five times a second; a minute of silence is a fault, not slowness."""
-DEMO_VIN: Final = "LHFDEM004N0000001"
+DEMO_VIN: Final = "LHFDEM006N0000001"
 """Invented: no maker has this code; the check digit is right (GB 16735)."""
 
 
 class Demo:
     """One run: its folder, its children, and what they said."""
 
-    def __init__(self, options: DemoOptions, home: Path, display: Display) -> None:
+    def __init__(
+        self, options: DemoOptions, home: Path, display: Display, *, acceptance: Path | None = None
+    ) -> None:
         self.options = options
+        self.acceptance = acceptance
         self.layout = Layout(home)
         self.display = display
         self.children: dict[str, Child] = {}
@@ -72,7 +75,8 @@ class Demo:
         make_lab(self.layout.home, TENANT, [(VEHICLE, "vehicle"), (ROADSIDE, "roadside")], "127.0.0.1")
         write_broker_config(self.layout)
         port = int(self.command("broker", "broker", self.layout.broker_config)["port"])
-        write_configs(self.layout, self.world, port)
+        write_broker_config(self.layout, port)  # so that a broker started again is where it was
+        write_configs(self.layout, self.world, port, self.acceptance)
         self.command("collector", "collect", self.layout.collector_config)
         self.display.step("pledging the vehicle: title minted, lien proposed and consented")
         titles.pledge_for_demo(

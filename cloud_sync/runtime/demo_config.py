@@ -51,9 +51,9 @@ def _clock(layout: Layout, world: dict[str, Any]) -> list[str]:
     ]
 
 
-def write_broker_config(layout: Layout) -> None:
-    """broker.toml: loopback, a port the system chooses."""
-    text = '[broker]\nhost = "127.0.0.1"\nport = 0\nkeys = "keys"\n'
+def write_broker_config(layout: Layout, port: int = 0) -> None:
+    """broker.toml: loopback; port 0 lets the system choose."""
+    text = f'[broker]\nhost = "127.0.0.1"\nport = {port}\nkeys = "keys"\n'
     layout.broker_config.parent.mkdir(parents=True, exist_ok=True)
     layout.broker_config.write_text(text, "utf-8")
 
@@ -78,7 +78,9 @@ def write_collector_config(layout: Layout, world: dict[str, Any], port: int) -> 
     layout.collector_config.write_text("\n".join(lines) + "\n", "utf-8")
 
 
-def write_node_config(layout: Layout, world: dict[str, Any], port: int, node: str, kind: str) -> None:
+def write_node_config(
+    layout: Layout, world: dict[str, Any], port: int, node: str, kind: str, acceptance: Path | None = None
+) -> None:
     """node.toml of one node: its ports as the world made them, its tyres and its fence."""
     lines = [
         "[node]",
@@ -111,12 +113,14 @@ def write_node_config(layout: Layout, world: dict[str, Any], port: int, node: st
     if kind == "vehicle" and world["home"]:
         home = world["home"]
         lines += ["", "[fence]", f"lat = {home['lat']}", f"lon = {home['lon']}", f"radius_m = {home['radius_m']}"]
+    if acceptance is not None:
+        lines += ["", "[edge]", f"acceptance_socket = {_text(acceptance)}"]
     layout.node_config(node).parent.mkdir(parents=True, exist_ok=True)
     layout.node_config(node).write_text("\n".join(lines) + "\n", "utf-8")
 
 
-def write_configs(layout: Layout, world: dict[str, Any], port: int) -> None:
-    """Everything that needs the broker's port."""
+def write_configs(layout: Layout, world: dict[str, Any], port: int, acceptance: Path | None = None) -> None:
+    """Everything that needs the broker's port; `acceptance` is where the vehicle tells what it accepted."""
     write_collector_config(layout, world, port)
-    write_node_config(layout, world, port, VEHICLE, "vehicle")
+    write_node_config(layout, world, port, VEHICLE, "vehicle", acceptance)
     write_node_config(layout, world, port, ROADSIDE, "roadside")

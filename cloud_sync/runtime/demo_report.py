@@ -27,6 +27,7 @@ EDGE_RSS_LIMIT_MB: Final = 80.0
 """What an edge daemon may hold resident: a third of the smallest node we know of (256 MB)."""
 DETECT_LIMIT_S: Final = 180.0
 """Scenario seconds from a true event to its incident; the trade needs 0.8 days."""
+SHOWN_GAPS: Final = 12
 FORBIDDEN_IN_REPLAY: Final = ("moved_without_wheels", "removed_or_opened")
 """A replayed drive holds neither tyres nor a board that could be pulled: these would be invented."""
 
@@ -225,8 +226,10 @@ def print_summary(result: Result, options: DemoOptions, *, kept: Path | None) ->
         f"ports, {r['position_valid']:,} valid fixes ({r['position_estimated']} estimated, {r['position_void']} void), "
         f"{d['events']:,} events in {d['segments']:,} signed segments, {d['log']['size']:,} log entries."
     )
-    if d["gaps_s"]:
-        console.print(f"Gaps in the receiver's record, in seconds: {d['gaps_s']}")
+    if gaps := d["gaps_s"]:
+        shown = ", ".join(map(str, gaps)) if len(gaps) <= SHOWN_GAPS else f"{len(gaps)}, the longest {max(gaps)}"
+        asleep = " (parked, the receiver sleeps by plan)" if d["kind"] == "simulated" else ""
+        console.print(f"Gaps in the receiver's record, in seconds: {shown}{asleep}")
     if d["incidents"]:
         table = Table("cause", "after", "what happened", title="Incidents", title_justify="left")
         for row in d["incidents"]:

@@ -3,7 +3,9 @@
 Each event goes into `incident_changes` or `sightings` once (its key is device, run, number); the row in
 `incidents` is then computed anew from all changes of that incident. So these tables depend on the set of
 segments and not on their order: alarms overtake, backlog follows, and a segment that comes twice adds
-nothing. (Which segment a title names as its evidence is history: the first that arrived.) A contract that refuses an alert is counted and never fails the collector's transaction.
+nothing. (Which segment a title names as its evidence is history: the first that arrived.)
+
+A contract that refuses an alert is counted and never fails the collector's transaction.
 """
 
 from __future__ import annotations

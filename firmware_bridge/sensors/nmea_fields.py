@@ -148,25 +148,26 @@ def nearest_ns(tod_ms: int, reference_ns: int) -> int:
 
 def number(field: bytes) -> float | None:
     """A plain decimal number, perhaps negative; None where empty or anything else, so never NaN."""
-    digits = field[1:] if field[:1] == b"-" else field
-    return float(field) if digits.replace(b".", b"", 1).isdigit() else None
+    if field.replace(b".", b"", 1).isdigit():
+        return float(field)
+    if field[:1] == b"-" and field[1:].replace(b".", b"", 1).isdigit():
+        return float(field)
+    return None
 
 
-def speed_mps(field: bytes) -> float | None:
-    """Knots to metres per second; None where empty. Raises FieldError on what no vehicle drives."""
-    if not field:
-        return None
-    knots = number(field)
-    if knots is None or not 0.0 <= knots <= MAX_KNOTS:
-        raise FieldError("bad_speed")
-    return knots * MPS_PER_KNOT
+def speed_mps(field: bytes) -> float:
+    """Knots to metres per second. Raises FieldError on what no vehicle drives."""
+    if field.replace(b".", b"", 1).isdigit():
+        knots = float(field)
+        if knots <= MAX_KNOTS:
+            return knots * MPS_PER_KNOT
+    raise FieldError("bad_speed")
 
 
-def course_deg(field: bytes) -> float | None:
-    """Degrees from true north, 0 .. 360; None where empty. Raises FieldError."""
-    if not field:
-        return None
-    degrees = number(field)
-    if degrees is None or not 0.0 <= degrees <= 360.0:
-        raise FieldError("bad_course")
-    return degrees
+def course_deg(field: bytes) -> float:
+    """Degrees from true north, 0 .. 360. Raises FieldError."""
+    if field.replace(b".", b"", 1).isdigit():
+        degrees = float(field)
+        if degrees <= 360.0:
+            return degrees
+    raise FieldError("bad_course")

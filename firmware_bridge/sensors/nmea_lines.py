@@ -114,21 +114,22 @@ class SentenceSplitter:
                 yield from self._piece(piece)
 
     def _piece(self, piece: bytes) -> Iterator[bytes]:
-        first = piece[0]
-        if first not in (_DOLLAR, _BANG):
-            self._refuse("garbage", piece)
-            return
-        star = piece.find(b"*", 0, MAX_SENTENCE + 1)
-        if star < 0:
-            self._refuse("too_long" if len(piece) > MAX_SENTENCE else "no_checksum", piece)
-            return
-        body, trailing = piece[:star], piece[star + 3 :].strip(b" \t")
-        if _SUMS.get(piece[star + 1 : star + 3]) == xor(body) ^ first:
-            yield body
-        else:
-            self._refuse("bad_checksum", piece)
-        if trailing:
-            self._refuse("garbage", trailing)
+        """What a piece holds: a sentence, and whatever stands behind its check sum; or garbage."""
+        while piece:
+            first = piece[0]
+            if first not in (_DOLLAR, _BANG):
+                self._refuse("garbage", piece)
+                return
+            star = piece.find(b"*", 0, MAX_SENTENCE + 1)
+            if star < 0:
+                self._refuse("too_long" if len(piece) > MAX_SENTENCE else "no_checksum", piece)
+                return
+            body = piece[:star]
+            if _SUMS.get(piece[star + 1 : star + 3]) == xor(body) ^ first:
+                yield body
+            else:
+                self._refuse("bad_checksum", piece)
+            piece = piece[star + 3 :].strip(b" \t")
 
     def _keep(self, rest: bytes) -> Iterator[bytes]:
         """Hold of an unended line what must be held: the last piece, unless it is complete or too long."""
@@ -137,11 +138,12 @@ class SentenceSplitter:
             yield from self._pieces(rest[:cut])
             rest = rest[cut:]
         rest = rest.lstrip(b" \t")
-        if rest[:1] in (b"$", b"!"):
+        while rest[:1] in (b"$", b"!"):
             star = rest.find(b"*", 0, MAX_SENTENCE + 1)
-            if star >= 0 and len(rest) >= star + 3:
-                yield from self._piece(rest[: star + 3])
-                rest = rest[star + 3 :].lstrip(b" \t")
+            if star < 0 or len(rest) < star + 3:
+                break
+            yield from self._piece(rest[: star + 3])
+            rest = rest[star + 3 :].lstrip(b" \t")
         if len(rest) > MAX_SENTENCE + 2:
             self._refuse("too_long" if rest[0] in (_DOLLAR, _BANG) else "garbage", rest)
             self._skipping = True

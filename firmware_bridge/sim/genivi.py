@@ -35,7 +35,11 @@ _LAT, _LON, _ALT, _SPEED, _HEADING, _HDOP, _USED = 0x1, 0x2, 0x4, 0x10, 0x40, 0x
 """Validity bits of TGNSSPosition."""
 _ACC_XYZ: Final = 0x7
 """Validity bits of TAccelerationData: x, y and z."""
+_TIME_AND_DATE: Final = 0x3
+"""Validity bits of TGNSSTime."""
 _MAX_MPS2: Final = 32.0
+_UPTIME_MS: Final = 31 * 86_400_000
+"""A logger that says it has run for longer than a month is a damaged line."""
 
 
 def recognised(data: bytes) -> bool:
@@ -113,14 +117,15 @@ def _parse(data: bytes) -> tuple[list[_Epoch], list[_Sample]]:
                 samples += _sample(fields)
         except (ValueError, IndexError, OverflowError):
             continue  # a damaged line of a text log: the lines around it stand
+    samples.sort(key=lambda sample: sample.t_ms)
     return [epoch for epoch in epochs if epoch.fix is not None], samples
 
 
 def _on_time(epochs: list[_Epoch], fields: list[str]) -> None:
     year, month, day, hour, minute, second, ms = (int(field) for field in fields[4:11])
     utc = datetime(year, month + 1, day, hour, minute, min(second, 59), ms * 1000, tzinfo=UTC)
-    if int(fields[13], 16) & 0x3 == 0x3 and (not epochs or epochs[-1].utc != utc):
-        epochs.append(_Epoch(int(fields[0]), utc))
+    if int(fields[13], 16) & _TIME_AND_DATE == _TIME_AND_DATE and (not epochs or epochs[-1].utc != utc):
+        epochs.append(_Epoch(_uptime_ms(fields), utc))
 
 
 def _on_position(epochs: list[_Epoch], fields: list[str]) -> None:
@@ -148,7 +153,15 @@ def _sample(fields: list[str]) -> list[_Sample]:
     x, y, z = (float(field) for field in fields[4:7])
     if int(fields[8], 16) & _ACC_XYZ != _ACC_XYZ or not all(math.isfinite(v) for v in (x, y, z)):
         return []
-    return [_Sample(int(fields[0]), (x, y, z))]
+    return [_Sample(_uptime_ms(fields), (x, y, z))]
+
+
+def _uptime_ms(fields: list[str]) -> int:
+    """The logger's own clock. Raises ValueError where it cannot be one."""
+    t_ms = int(fields[0])
+    if not 0 <= t_ms < _UPTIME_MS:
+        raise ValueError(f"uptime of {t_ms} ms")
+    return t_ms
 
 
 def _gnss(epochs: list[_Epoch], start_ms: int) -> Iterator[Chunk]:
