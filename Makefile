@@ -88,7 +88,7 @@ node-install: $(VENV)/.project ## what a node gets, in an environment of its own
 # --- locks -----------------------------------------------------------------------------------------
 
 UV ?= $(shell command -v uv || echo $(BIN)/uv)
-COMPILE = $(UV) pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url
+COMPILE = $(UV) pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url -c requirements/constraints.in
 
 lock: ## compile requirements/*.txt from pyproject.toml (needs uv)
 	@command -v $(UV) >/dev/null || { echo "make lock needs uv: $(BIN)/pip install uv"; exit 1; }

@@ -83,7 +83,9 @@ def cobs_encode(data: bytes) -> bytes:
 
 
 def cobs_decode(data: bytes) -> bytes:
-    """The bytes behind `data`, which must not hold a zero. Raises FrameError when the codes do not fit."""
+    """The bytes behind `data`. Raises FrameError when it holds a zero or its codes do not fit."""
+    if 0 in data:
+        raise FrameError("zero byte inside a COBS frame")
     buffer = bytearray(data)
     size = len(buffer)
     position = 0
@@ -91,8 +93,6 @@ def cobs_decode(data: bytes) -> bytes:
     # Every code byte is where a zero was, except behind a full group and at the start.
     while position < size:
         code = buffer[position]
-        if code == 0:
-            raise FrameError("zero byte inside a COBS frame")
         buffer[position] = 0
         position += code
         if code == _GROUP + 1:

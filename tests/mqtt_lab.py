@@ -7,7 +7,10 @@ import base64
 import contextlib
 import hashlib
 import json
+import os
+import shutil
 import signal
+import socket
 import sqlite3
 import ssl
 import struct
@@ -19,6 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import aiomqtt
+import pytest
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
@@ -253,8 +257,21 @@ def rss_kib(pid: int) -> int:
 
 def free_port() -> int:
     """A port that was free a moment ago: for a broker that must come back where it was."""
-    import socket
-
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         return int(one.getsockname()[1])
+
+
+def find_mosquitto() -> str:
+    """The program, or the test skips."""
+    found = shutil.which("mosquitto", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+    if found is None:
+        pytest.skip("mosquitto is not installed (Debian package mosquitto)")
+    return found
+
+
+def start_mosquitto(program: str, config: Path) -> subprocess.Popen[bytes]:
+    """A real broker; it is ready when its port answers."""
+    return subprocess.Popen(
+        [program, "-c", str(config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )

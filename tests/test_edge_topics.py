@@ -58,7 +58,8 @@ def test_a_device_reaches_its_own_two_topics() -> None:
 @pytest.mark.parametrize(
     "wide",
     ["#", "+/#", "hf/#", "hf/1/#", "hf/1/fund/#", "hf/1/fund/+/rcpt", "hf/1/+/car-1/rcpt",
-     "hf/1/fund/car-1/+", "hf/1/fund/car-1/#", "hf/1/fund/car-1/rcpt/#", "$share/g/hf/1/fund/car-1/rcpt", "hf/1/fund/car-2/rcpt",
+     "hf/1/fund/car-1/+", "hf/1/fund/car-1/#", "hf/1/fund/car-1/rcpt/#",
+     "$share/g/hf/1/fund/car-1/rcpt", "hf/1/fund/car-2/rcpt",
      topics.COLLECT_FILTER],
 )  # fmt: skip
 def test_a_device_cannot_widen_its_filter(wide: str) -> None:

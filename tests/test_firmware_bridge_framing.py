@@ -115,7 +115,7 @@ def reason(wire: bytes) -> str:
 def test_each_damage_has_its_reason() -> None:
     good = frame(2, 1, b"\xa1\x00\x01")
     flipped = bytearray(good)
-    flipped[5] ^= 0x40
+    flipped[2] ^= 0x40
     assert reason(bytes(flipped)) == "bad_crc"
     assert reason(b"\xff\x01\x02\x00") == "bad_cobs"
     assert reason(cobs_encode(b"\x01\x02\x03") + b"\x00") == "too_short"

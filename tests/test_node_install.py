@@ -1,4 +1,4 @@
-"""What a node gets: everything but the cloud, in the size that the README promises. Needs the package registry."""
+"""What a node gets: all but the cloud, in the size that the README promises. Needs the package registry."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ NODE_LIMIT_MB = 145
 VALUE_LIMIT_MB = 210
 SOURCES = ("Makefile", "pyproject.toml", "setup.py", "README.md", "requirements")
 CLOUD = "cloud_sync"
+# Words of a network that is away. Not "No matching distribution": a lock that cannot be installed says that too.
 OFFLINE = re.compile(
-    r"No matching distribution|ConnectionError|NewConnectionError|NameResolution|Temporary failure|timed out",
-    re.I,
+    r"NewConnectionError|NameResolutionError|ConnectTimeoutError|Network is unreachable|ProxyError"
 )
 
 
@@ -35,7 +35,7 @@ def size_mb(folder: Path) -> float:
 
 
 def make(copy: Path, node: Path, *variables: str) -> None:
-    """`make node-install` in the copy, with this environment's setuptools; skips where the registry is away."""
+    """`make node-install` in the copy, by this environment; skips where the registry is away."""
     bin_ = Path(sys.executable).parent
     result = subprocess.run(
         [

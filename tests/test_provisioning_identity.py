@@ -44,7 +44,8 @@ def test_urns_round_trip(tenant: str, device: str) -> None:
     [
         "", "urn:holdfast:", "urn:holdfast:fund", "urn:holdfast:fund:", "urn:holdfast::car-1",
         "urn:holdfast:fund:car-1:x", "URN:HOLDFAST:fund:car-1", "urn:holdfast:Fund:car-1",
-        "urn:holdfast:fund:car-1\n", " urn:holdfast:fund:car-1", "urn:holdfast:fund:car+1", "urn:holdfast:#:car-1",
+        "urn:holdfast:fund:car-1\n", " urn:holdfast:fund:car-1", "urn:holdfast:fund:car+1",
+        "urn:holdfast:#:car-1",
         "urn:holdfast:fund:car/1", "spiffe://x/fund/car-1", f"urn:holdfast:fund:{'a' * 64}",
     ],
 )  # fmt: skip

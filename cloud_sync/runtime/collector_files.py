@@ -102,7 +102,7 @@ def load_config(path: Path) -> CollectorConfig:
         folder, origin, folder / _text(path, collector, "store", "store.db"),
         host, port, _text(path, mqtt, "server_name", host),
         _text(path, collector, "client_id", "") or _client_id(folder / "keys" / "tls.crt"),
-        _text(path, collector, "log_level", "info").upper(), _policy(path, value), clock,
+        _text(path, collector, "log_level", "info").lower(), _policy(path, value), clock,
     )  # fmt: skip
 
 

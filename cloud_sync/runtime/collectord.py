@@ -40,6 +40,9 @@ from cloud_sync.runtime.intake import Intake, Outcome
 from cloud_sync.runtime.projector import Projector
 from cloud_sync.runtime.sequencer import Published, Sequencer
 from cloud_sync.runtime.store import Store
+from edge.errors import ConfigError as EdgeConfigError
+from edge.runtime.jsonlog import log_json_lines
+from edge.runtime.mqtt_tls import client_context
 from edge.topics import COLLECT_FILTER
 from firmware_bridge.runtime.clock import Clock
 
@@ -59,16 +62,6 @@ BACKOFF_S: Final = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 """Waits between attempts at a broker or a store that is not there."""
 KEEPALIVE_S: Final = 30
 CONNECT_TIMEOUT_S: Final = 5.0
-
-
-class _NamedContext(ssl.SSLContext):
-    """A client context that expects `server_name` in the certificate, whatever address is dialled."""
-
-    server_name: str = ""
-
-    def wrap_socket(self, sock: Any, *args: Any, **kwargs: Any) -> ssl.SSLSocket:
-        kwargs["server_hostname"] = self.server_name
-        return super().wrap_socket(sock, *args, **kwargs)
 
 
 @dataclass(slots=True)
@@ -182,15 +175,15 @@ class Collector:
             CallbackAPIVersion.VERSION2, client_id=config.client_id, clean_session=True,
             protocol=mqtt.MQTTv311, reconnect_on_failure=False, manual_ack=True,
         )  # fmt: skip
-        client.tls_set_context(_tls(config))
         client.connect_timeout = CONNECT_TIMEOUT_S
         client.on_connect, client.on_message = self._on_connect, self._on_message
         client.on_subscribe = self._on_subscribe
         self._client = client
         self._connection += 1
         try:
+            client.tls_set_context(_tls(config))  # read anew each time: certificates are renewed
             client.connect(config.host, config.port, keepalive=KEEPALIVE_S)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, ConfigError) as error:
             self._lost(f"cannot reach the broker {config.host}:{config.port}: {error}")
             return False
         return True
@@ -279,6 +272,7 @@ def run(config_path: Path) -> int:
         config = load_config(config_path)
         _log_to_stderr(config.log_level)
         keys, clock = load_keys(config), make_clock(config)
+        _tls(config)  # said now, not at the first connection
         store, sequencer, intake = open_intake(config, keys, clock)
     except ConfigError as error:
         print(f"collect: {error}", file=sys.stderr)
@@ -312,15 +306,10 @@ def _identities(keys: CollectorKeys) -> dict[str, bytes]:
 
 
 def _tls(config: CollectorConfig) -> ssl.SSLContext:
-    context = _NamedContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.server_name = config.server_name
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
     try:
-        context.load_verify_locations(config.keys / "ca.crt")
-        context.load_cert_chain(config.keys / "tls.crt", config.keys / "tls.key")
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError(f"TLS keys in {config.keys}: {error}") from error
-    return context
+        return client_context(config.keys, config.server_name)
+    except EdgeConfigError as error:
+        raise ConfigError(str(error)) from error
 
 
 def _ms(clock: Clock) -> int:
@@ -328,9 +317,6 @@ def _ms(clock: Clock) -> int:
 
 
 def _log_to_stderr(level: str) -> None:
-    if level not in ("DEBUG", "INFO", "WARNING", "ERROR"):
-        raise ConfigError(f"log_level {level.lower()} is not one of debug, info, warning, error")
-    logging.basicConfig(
-        level=level, stream=sys.stderr, force=True,
-        format='{"t": "%(asctime)s", "level": "%(levelname)s", "from": "%(name)s", "text": "%(message)s"}',
-    )  # fmt: skip
+    if level not in ("debug", "info", "warning", "error"):
+        raise ConfigError(f"log_level {level} is not one of debug, info, warning, error")
+    log_json_lines(level)

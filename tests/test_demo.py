@@ -1,0 +1,185 @@
+"""`holdfast demo` as a person or a script runs it: the exit code, the JSON, the evidence, the refusals."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cloud_sync.runtime import demo_report
+from cloud_sync.runtime.children import Usage
+from cloud_sync.runtime.demo_config import ROADSIDE, VEHICLE, Layout
+from cloud_sync.runtime.demo_report import Collected
+
+pytestmark = pytest.mark.timeout(300)
+
+
+def demo(folder: Path, *options: str) -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
+    """Run the command in `folder`; what it printed and its JSON."""
+    done = subprocess.run(
+        [sys.executable, "-m", "firmware_bridge", "demo", "--headless", "--json", "demo.json", *options],
+        cwd=folder, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    path = folder / "demo.json"
+    return done, json.loads(path.read_text("utf-8")) if path.exists() else {}
+
+
+def failed(document: dict[str, Any]) -> list[dict[str, Any]]:
+    return [check for check in document.get("checks", ()) if not check["ok"]]
+
+
+@pytest.mark.slow
+def test_a_tow_is_found_logged_and_proven(tmp_path: Path) -> None:
+    done, d = demo(tmp_path, "--scenario", "tow")
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert d["ok"] and not failed(d)
+    assert [row["cause"] for row in d["incidents"]] == ["moved_without_wheels"]
+    first = d["incidents"][0]
+    assert 0 <= first["detect_s"] <= 120 and "without a wheel turning" in first["sentence"]
+    assert [title["state"] for title in d["titles"]] == ["ALERT"]
+    assert d["log"]["verified"] and d["log"]["size"] >= d["segments"] and len(d["log"]["root"]) > 40
+    assert d["bytes"] > 1_000_000 and d["events"] > 500 and d["receipts"] > 0
+    assert {p["name"] for p in d["processes"]} >= {"broker", "collector", f"{VEHICLE}-edge", f"{ROADSIDE}-edge"}
+    assert all(p["rss_mb"] > 0 for p in d["processes"])
+    assert "SIMULATED" in done.stdout
+    bundle, trust = Path(d["evidence"]), Path(d["trust"])
+    assert bundle.is_file() and trust.is_file(), "evidence outlives the run's folder"
+    assert verify(bundle, trust) == 0
+    spoilt = bytearray(bundle.read_bytes())
+    spoilt[len(spoilt) // 2] ^= 1
+    (tmp_path / "spoilt.hfb").write_bytes(spoilt)
+    assert verify(tmp_path / "spoilt.hfb", trust) == 40
+
+
+def verify(bundle: Path, trust: Path) -> int:
+    return subprocess.run(
+        [sys.executable, "-m", "firmware_bridge", "verify", str(bundle), "--trust", str(trust)],
+        capture_output=True, check=False,
+    ).returncode  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("file", "expected"),
+    [
+        (
+            "gps/20100403_Z205_Switzerland.txt",
+            {
+                "position_valid": 10_327, "position_estimated": 89, "position_void": 85,
+                "gaps_s": [12, 207], "fix_gaps_s": [2, 35, 12, 208, 4, 35, 13],
+            },
+        ),
+        ("gps/munich-gps.nmea", {"position_valid": 1_847, "position_void": 20, "gaps_s": [], "fix_gaps_s": [21]}),
+        ("gps/20160209_RPi_GENIVI_Regensburg.log", {"position_valid": 511, "position_void": 38, "vibration": 540}),
+    ],
+)  # fmt: skip
+def test_real_drives(
+    tmp_path: Path, shared_data: Callable[[str], Path], file: str, expected: dict[str, Any]
+) -> None:
+    path = shared_data(file)
+    done, d = demo(tmp_path, "--replay", str(path))
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert d["ok"] and not failed(d) and d["kind"] == "replay" and "REPLAY" in done.stdout
+    assert d["incidents"] == []
+    figures = {**d["readings"], "gaps_s": d["gaps_s"], "fix_gaps_s": d["fix_gaps_s"]}
+    if "vibration" in expected:
+        assert figures["vibration"] >= expected.pop("vibration")
+    assert {key: figures[key] for key in expected} == expected
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    done, d = demo(tmp_path, "--replay", "nowhere.nmea")
+    assert done.returncode == 2 and "nowhere.nmea" in done.stderr and not d
+    assert "Traceback" not in done.stderr
+
+
+def test_a_file_without_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "empty.nmea").write_bytes(b"")
+    done, d = demo(tmp_path, "--replay", "empty.nmea")
+    assert done.returncode in (1, 2) and not d
+    assert "empty.nmea" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_folder_with_other_things_is_left_alone(tmp_path: Path) -> None:
+    other = tmp_path / "mine"
+    other.mkdir()
+    (other / "letter.txt").write_text("dear", "utf-8")
+    done, _ = demo(tmp_path, "--dir", str(other))
+    assert done.returncode != 0 and "other things" in done.stderr
+    assert (other / "letter.txt").read_text("utf-8") == "dear"
+
+
+# --- the checks themselves can fail -------------------------------------------------------------------
+
+
+def collected(folder: Path, **changes: Any) -> Collected:
+    """What a good run of one true tow leaves behind, changed."""
+    state = {
+        "port_bytes": {"gnss": 10}, "outbox": {"segments": 0, "events_unsealed": 0},
+        "events": 5, "receipts": 1, "bytes": 10,
+    }  # fmt: skip
+    good: dict[str, Any] = {
+        "world": {"epoch_wall_ns": 0, "name": "tow", "kind": "simulated"},
+        "truth": [{"t_s": 100.0, "cause": "moved_without_wheels", "text": ""}],
+        "written": {"gnss": 10},
+        "played_s": 1.0,
+        "states": {VEHICLE: state, ROADSIDE: {**state, "port_bytes": {}}},
+        "usages": [Usage(f"{VEHICLE}-edge", 60.0, 1.0)],
+        "layout": Layout(folder),
+        "replay": None,
+    }
+    return Collected(**{**good, **changes})
+
+
+GOOD_REPORT = {"exit_code": 0, "complete": True, "events": 5, "segments": 1}
+TOW = {"device": VEHICLE, "cause": "moved_without_wheels", "opened_at": "1970-01-01T00:02:30+00:00", "sentence": "x"}
+
+
+def rows(
+    run: Collected, reports: dict[str, dict[str, Any]], incidents: list[dict[str, Any]], titles: list[str]
+) -> dict[str, bool]:
+    checks = demo_report._Checks()
+    demo_report._check_data_path(checks, run, reports)
+    demo_report._check_incidents(checks, run, demo_report._incidents(run, incidents))
+    demo_report._check_title(checks, run, [{"state": state} for state in titles])
+    demo_report._check_processes(checks, run.usages)
+    return {row["name"]: row["ok"] for row in checks.rows}
+
+
+def both(**changes: Any) -> dict[str, dict[str, Any]]:
+    return {VEHICLE: {**GOOD_REPORT, **changes}, ROADSIDE: dict(GOOD_REPORT)}
+
+
+def test_a_good_run_passes_every_check(tmp_path: Path) -> None:
+    result = rows(collected(tmp_path), both(), [TOW], ["ALERT"])
+    assert all(result.values()), result
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "reports", "incidents", "titles"),
+    [
+        ("bytes_read", {"written": {"gnss": 11}}, {}, [TOW], ["ALERT"]),
+        (f"{VEHICLE}_chain_verified", {}, {"exit_code": 40}, [TOW], ["ALERT"]),
+        (f"{VEHICLE}_chain_verified", {}, {"complete": False}, [TOW], ["ALERT"]),
+        (f"{VEHICLE}_chain_verified", {}, {"events": 4}, [TOW], ["ALERT"]),
+        ("found_moved_without_wheels", {}, {}, [], ["ALERT"]),
+        ("found_moved_without_wheels", {}, {}, [{**TOW, "opened_at": "1970-01-01T01:00:00+00:00"}], ["ALERT"]),
+        ("found_moved_without_wheels", {}, {}, [{**TOW, "opened_at": "1970-01-01T00:01:00+00:00"}], ["ALERT"]),
+        ("no_false_incident", {}, {}, [TOW, {**TOW, "cause": "jammed"}], ["ALERT"]),
+        ("title", {}, {}, [TOW], ["PLEDGED"]),
+        ("edge_memory", {"usages": [Usage(f"{VEHICLE}-edge", 80.5, 1.0)]}, {}, [TOW], ["ALERT"]),
+        ("edge_memory", {"usages": []}, {}, [TOW], ["ALERT"]),
+    ],
+)  # fmt: skip
+def test_each_check_can_fail(
+    tmp_path: Path, name: str, changes: dict[str, Any], reports: dict[str, Any],
+    incidents: list[dict[str, Any]], titles: list[str],
+) -> None:  # fmt: skip
+    result = rows(collected(tmp_path, **changes), both(**reports), incidents, titles)
+    assert result[name] is False
+    assert [key for key, ok in result.items() if not ok] == [name]

@@ -1,0 +1,325 @@
+"""The daemon as a process: starts, works, refuses, survives, ends."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from edge_kit import NODE, SIGNER, config, draft, rows
+from edge_live import Live
+
+from edge.chain import check
+from edge.config import OutboxLimits
+from edge.event import Kind
+from edge.facts import FactsError
+from edge.pipeline import Decides, Pipeline
+from edge.runtime.daemon import Daemon
+from edge.runtime.log import Log
+from edge.runtime.outbox import Outbox
+from edge.runtime.store import Store, StoreDamaged
+from edge.segment import Lost
+from firmware_bridge.framing import frame
+from firmware_bridge.reading import Reading, Tyre
+from firmware_bridge.runtime.clock import SystemClock
+from firmware_bridge.sensors.board import encode_data
+from firmware_bridge.wire.stamp import NS
+from models.verdict import Verdict
+
+Make = Callable[..., Live]
+
+
+@pytest.fixture
+def live() -> Iterator[Make]:
+    made: list[Live] = []
+
+    def make(*args: object, **kwargs: object) -> Live:
+        node = Live(*args, **kwargs)  # type: ignore[arg-type]
+        made.append(node)
+        return node
+
+    yield make
+    for node in made:
+        node.close()
+
+
+def test_a_drive_is_accepted_sealed_told_and_ended_in_order(live: Make) -> None:
+    node = live()
+    ready = node.start()
+    assert ready["ready"] and ready["store"] == "ok"
+    node.drive(120)
+    status = node.until(lambda s: s["events"] > 110)
+    assert status["run"] == ready["run"] and status["ports"] == {"gnss": "ok"}
+    assert status["readings"]["position"] >= 119 and status["loss_window_ms"] == 5000
+    assert 0 < status["rss_mb"] < 80
+    assert node.stop() == 0
+    segments = node.segments()
+    report = check(segments)
+    assert report.complete and report.lost == ()
+    told = {(line["run"], line["seq"]) for line in node.oracle.lines}
+    stored = {(s.segment.run.hex(), e.seq) for s in segments for e in s.segment.events}
+    assert told == stored
+    last = segments[-1].segment.events[-1]
+    assert last.kind is Kind.HEARTBEAT and last.body[115] == "stopped"
+    assert not (node.folder / "facts.sock").exists()
+
+
+def test_a_clock_that_ended_seals_what_is_in_hand(live: Make) -> None:
+    node = live()
+    node.start()
+    node.drive(7)
+    node.until(lambda s: s["outbox"]["events_unsealed"] == 0 and s["events"] >= 7)
+
+
+def test_seal_and_facts_are_answered_after_the_commit(live: Make) -> None:
+    node = live()
+    node.start()
+    node.drive(3)
+    assert node.call("seal")[1] == 0
+    count = len(node.segments())
+    seq = node.call("fact", {1: "uplink", 2: "no broker"})[1]
+    with sqlite3.connect(node.folder / "outbox.db") as db:
+        seqs = [row[0] for row in db.execute("SELECT seq FROM events")]
+    assert seq in seqs and len(node.segments()) == count
+
+
+def test_receipts_delete_and_only_good_ones(live: Make) -> None:
+    node = live()
+    node.start()
+    node.drive(120)
+    node.call("seal")
+    segments = node.segments()
+    with pytest.raises(FactsError, match="is for"):
+        node.call("receipt", {1: node.receipt(segments, device="car-2")})
+    with pytest.raises(FactsError, match="receipt"):
+        node.call("receipt", {1: b"nonsense"})
+    assert len(node.segments()) == len(segments)
+    assert node.call("receipt", {1: node.receipt(segments[1:])}) == {0: "ok", 1: len(segments) - 1, 2: 0}
+    assert [s.hash for s in node.segments()] == [segments[0].hash]
+    assert node.call("receipt", {1: node.receipt(segments)})[1] == 1
+    assert node.call("receipt", {1: node.receipt(segments)})[1] == 0
+    assert node.status()["receipts"] == 3
+    node.drive(60)
+    assert node.stop() == 0
+    assert check(segments + node.segments()).complete
+
+
+def test_a_receipt_for_other_bytes_is_refused(live: Make) -> None:
+    node = live()
+    node.start()
+    mine = node.segments()
+    other = live()
+    other.start()
+    forged = other.segments()[0]
+    item = type(mine[0])(mine[0].segment, forged.data, forged.kid)  # our place, other bytes
+    with pytest.raises(FactsError, match="other bytes"):
+        node.call("receipt", {1: node.receipt([item])})
+    assert [s.hash for s in node.segments()] == [s.hash for s in mine]
+
+
+def test_no_trust_file_means_no_deletes(live: Make) -> None:
+    node = live()
+    node.start()
+    receipt = node.receipt(node.segments())
+    (node.folder / "trust.json").rename(node.folder / "trust.away")
+    with pytest.raises(FactsError, match=r"trust\.json"):
+        node.call("receipt", {1: receipt})
+    (node.folder / "trust.away").rename(node.folder / "trust.json")
+    assert node.call("receipt", {1: receipt})[1] == 1
+
+
+def test_a_second_edge_in_the_folder_is_refused(live: Make) -> None:
+    node = live()
+    node.start()
+    done = _run(node.config)
+    assert done.returncode == 12 and b"another edge" in done.stderr
+    assert node.status()["store"] == "ok"
+
+
+def _run(config: Path, command: str = "edge") -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [sys.executable, "-m", "firmware_bridge", command, "--config", str(config)],
+        capture_output=True,
+        timeout=60,
+    )
+
+
+def test_mistakes_at_the_start_have_their_exit_codes(live: Make, tmp_path: Path) -> None:
+    node = live()
+    assert _run(tmp_path / "absent.toml").returncode == 2
+    wrong = _run(node.config, "roadside")
+    assert wrong.returncode == 2 and b"holdfast edge" in wrong.stderr
+    (node.folder / "keys" / "event.key").rename(node.folder / "keys" / "away")
+    unenrolled = _run(node.config)
+    assert unenrolled.returncode == 2 and b"enrol" in unenrolled.stderr
+
+
+def test_a_damaged_outbox_never_stops_the_node(live: Make) -> None:
+    node = live()
+    node.start()
+    node.drive(30)
+    node.stop()
+    (node.folder / "outbox.db").write_bytes(b"not a database" * 1000)
+    node.start()
+    node.drive(30)
+    assert node.stop() == 0
+    segments = node.segments()
+    assert segments[0].segment.previous == "store was damaged and set aside as outbox.db.damaged-1"
+    assert "store_damaged" in node.logged() and check(segments).complete
+
+
+def test_damage_at_work_begins_a_new_run_and_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    daemon = _daemon(tmp_path, None)
+
+    def broken(*_: object, **__: object) -> None:
+        raise StoreDamaged("database disk image is malformed")
+
+    async def main() -> None:
+        await daemon._begin()
+        for n in range(5):
+            daemon._accept(draft(n))
+        assert await daemon.commit()
+        daemon._accept(draft(6))
+        with monkeypatch.context() as patch:
+            patch.setattr(Store, "commit", broken)
+            assert not await daemon.commit()
+        assert await daemon.commit(flush=True, clean=True)
+
+    asyncio.run(main())
+    assert (tmp_path / "outbox.db.damaged-1").exists()
+    segments = rows(tmp_path / "outbox.db")
+    report = check(segments)
+    assert report.complete and report.lost == (), report
+    kinds = [event.kind for s in segments for event in s.segment.events]
+    assert kinds == [Kind.RUN_START, *[Kind.FACT] * 5, Kind.RUN_START, Kind.FACT]
+
+
+def test_a_roadside_node_sights_tyres(live: Make) -> None:
+    node = live(kind="roadside", protocol="board")
+    node.start()
+    data = encode_data(5, tyres=[(bytes.fromhex("a1b2c3d4"), 230, 20, 3)])
+    node.feed(frame(2, 0, data))
+    assert node.stop() == 0
+    events = [e for s in node.segments() for e in s.segment.events]
+    assert [e.body[116] for e in events if e.kind is Kind.SIGHTING] == ["a1b2c3d4"]
+
+
+def test_a_dead_oracle_and_a_missing_port_harm_nobody(live: Make) -> None:
+    node = live()
+    node.oracle.close()
+    (node.home / "oracle").unlink()
+    text = node.config.read_text() + '[[port]]\nname = "board"\npath = "/dev/absent"\nprotocol = "board"\n'
+    node.config.write_text(text)
+    node.start()
+    node.drive(20)
+    status = node.until(lambda s: s["events"] > 10)
+    assert status["ports"] == {"gnss": "ok", "board": "absent"} and status["faults"] == {}
+    assert node.stop() == 0
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    folder = Path("/tmp") / f"hf-disk-{os.getpid()}"
+    mount = shutil.which("mount")
+    folder.mkdir()
+    try:
+        if os.geteuid() != 0 or mount is None:
+            pytest.skip("mounting a small file system needs root")
+        done = subprocess.run([mount, "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True)
+        if done.returncode:
+            pytest.skip(f"cannot mount: {done.stderr.decode()}")
+        yield folder
+        subprocess.run(["umount", "-l", folder], check=True)
+    finally:
+        folder.rmdir()
+
+
+def test_a_full_disk_is_survived_counted_and_healed_without_a_restart(live: Make, small_disk: Path) -> None:
+    node = live(state=small_disk)
+    node.start()
+    node.drive(60)
+    node.call("seal")
+    held = node.segments()
+    filler = small_disk / "filler"
+    with filler.open("wb", buffering=0) as file, pytest.raises(OSError, match="space"):
+        while True:
+            file.write(bytes(4096))
+    for _ in range(40):
+        node.drive(50)
+        time.sleep(0.05)
+        if node.status()["store"] != "ok":
+            break
+    assert "no space" in node.status()["store"]
+    answer = node.call("receipt", {1: node.receipt(held)})
+    assert answer[1] + answer[2] >= len(held), "every row is gone or remembered"
+    accepted = node.status()["events"]
+    filler.unlink()
+    node.drive(10)
+    node.until(lambda s: s["store"] == "ok" and s["events"] > accepted and s["outbox"]["remembered"] == 0)
+    assert node.stop() == 0
+    report = check(held + node.segments())
+    assert report.complete, report
+    assert not {s.hash for s in held} & {s.hash for s in node.segments()}
+
+
+def test_a_read_only_folder_is_named_at_the_start(live: Make, small_disk: Path) -> None:
+    node = live(state=small_disk)
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    done = _run(node.config)
+    assert done.returncode == 13 and b"owner, mode and mount" in done.stderr
+
+
+def _daemon(folder: Path, detector: Decides | None) -> Daemon:
+    parsed = config(NODE, str(folder))
+    log = Log("error", (folder / "log").open("w"))
+    outbox = Outbox(folder, SIGNER, OutboxLimits(), seal_interval_ns=60 * NS, say=log.say)
+    return Daemon(parsed, SystemClock(), Pipeline(parsed, detector, software="x"), outbox, log)
+
+
+class Bad:
+    """A detector with a bug."""
+
+    def observe(self, reading: Reading) -> list[Verdict]:
+        raise ZeroDivisionError("a bug")
+
+    def tick(self, t_ns: int) -> list[Verdict]:
+        return []
+
+
+def test_a_fault_in_the_path_costs_its_reading_only(tmp_path: Path) -> None:
+    daemon = _daemon(tmp_path, Bad())
+    for n in range(20):
+        daemon.deliver([Tyre(n, "board", "aa", 230, 20, None)])
+    assert daemon._faults == {"pipeline": 20}
+    assert (tmp_path / "log").read_text().count("ZeroDivisionError") == 5, "one kind of line is rate limited"
+
+
+def test_what_was_refused_for_want_of_space_is_told(live: Make, small_disk: Path) -> None:
+    """More than fits in memory as well: the oldest telemetry goes, and a tombstone says so."""
+    node = live(extra="commit_interval_s = 0.5\n", state=small_disk)
+    node.start()
+    filler = small_disk / "filler"
+    with filler.open("wb", buffering=0) as file, pytest.raises(OSError, match="space"):
+        while True:
+            file.write(bytes(4096))
+    for _ in range(200):
+        node.drive(50)
+        if node.status()["refused_full"] > 20:
+            break
+    refused = node.status()["refused_full"]
+    assert refused > 20
+    filler.unlink()
+    node.until(lambda s: s["store"] == "ok" and s["pending"] == 0)
+    assert node.stop() == 0
+    report = check(node.segments())
+    assert report.complete, report
+    assert dict(report.lost)[Lost.REFUSED_FULL] >= refused
