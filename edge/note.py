@@ -80,9 +80,7 @@ class Checkpoint:
 
 def valid_key_name(name: str) -> bool:
     """Whether `name` can name a key: not empty, no plus, no space of any kind."""
-    return (
-        bool(name) and "+" not in name and not any(c.isspace() or ord(c) < 0x20 for c in name)
-    )
+    return bool(name) and "+" not in name and not any(c.isspace() or ord(c) < 0x20 for c in name)
 
 
 def parse_note(data: bytes) -> Note:

@@ -21,11 +21,11 @@ import tty
 from pathlib import Path
 from typing import Any
 
-from cloud_sync.log.checkpoint import sign_checkpoint
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
+from cloud_sync.log.checkpoint import sign_checkpoint
 from edge.note import Checkpoint
 from edge.receipt import ReceiptItem, make_receipt
 from edge.runtime import facts_client
@@ -41,7 +41,8 @@ DRAIN_S = 10.0
 
 def rmc(second: int) -> bytes:
     """One valid fix of a moving car, a second after another."""
-    body = f"GPRMC,{second // 3600 % 24:02d}{second // 60 % 60:02d}{second % 60:02d}.00,A,4730.0000,N,00830.0000,E,20.0,90.0,010130,,,A"
+    clock = f"{second // 3600 % 24:02d}{second // 60 % 60:02d}{second % 60:02d}.00"
+    body = f"GPRMC,{clock},A,4730.0000,N,00830.0000,E,20.0,90.0,010130,,,A"
     check = 0
     for byte in body.encode():
         check ^= byte
@@ -101,7 +102,8 @@ class Live:
         self.config = self.home / "node.toml"
         self.config.write_text(
             f'[node]\ntenant = "tenant-a"\ndevice = "car-1"\nkind = "{kind}"\n[state]\ndir = "{self.folder}"\n'
-            f'[clock]\nsource = "page"\npage = "{self.home}/page"\nkind = "simulated"\nepoch_wall_ns = {1_893_456_000 * NS}\n'
+            f'[clock]\nsource = "page"\npage = "{self.home}/page"\nkind = "simulated"\n'
+            f"epoch_wall_ns = {1_893_456_000 * NS}\n"
             f'[[port]]\nname = "gnss"\npath = "{os.ttyname(self._slave)}"\nprotocol = "{protocol}"\n'
             f'[edge]\nacceptance_socket = "{self.home}/oracle"\n{extra}',
             "utf-8",

@@ -87,7 +87,7 @@ def broker(lab: Lab, port: int = 0, extra: str = "") -> Iterator[int]:
 def client(keys: Path, port: int, client_id: str, **options: object) -> aiomqtt.Client:
     made = aiomqtt.Client(
         "127.0.0.1", port, identifier=client_id, tls_context=client_context(keys, "localhost"),
-        timeout=5, max_inflight_messages=1000, **options,
+        timeout=3, max_inflight_messages=1000, **options,
     )  # type: ignore[arg-type]  # fmt: skip
     made.pending_calls_threshold = 10_000
     return made
@@ -242,7 +242,7 @@ def node_toml(lab: Lab, port: int) -> Path:
     return path
 
 
-async def until(done: Callable[[], bool], seconds: float = 30.0) -> None:
+async def until(done: Callable[[], bool], seconds: float = 90.0) -> None:
     """Wait for something to become true; fails the test when it does not."""
     limit = time.monotonic() + seconds
     while not done():

@@ -167,7 +167,7 @@ def test_every_part_that_is_changed_fails(world: World) -> None:
         (entry(1, number=2), "says number 1"),
         (entry(1, run=b"\x02" * 16), "says number 1"),
         (drop(1), "missing without a word"),
-        (drop(4), "event 10"),
+        (drop(3), "missing without a word"),
         (lambda b: dataclasses.replace(b, segments=(*b.segments, b.segments[0])), "twice"),
         (lambda b: dataclasses.replace(b, certificates=()), "not known"),
         (lambda b: dataclasses.replace(b, certificates=(b"rubbish",)), "certificate"),
@@ -193,8 +193,6 @@ def test_every_part_that_is_changed_fails(world: World) -> None:
         ),
     ]
     for change, why in cases:
-        if why == "event 10":  # the segment that holds the tombstone: two numbers and itself are gone
-            why = "missing without a word"
         fails(changed(world.whole, change), world.trust, why)
 
 
@@ -244,6 +242,7 @@ def test_a_missing_previous_run_is_not_complete(world: World) -> None:
     assert report.ok and not report.complete
 
 
+@pytest.mark.filterwarnings("ignore:Parsed a serial number")  # of a certificate whose bytes were changed
 @given(at=st.integers(0, 1 << 30), flip=st.integers(1, 255))
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_changed_byte_passes(at: int, flip: int, world: World) -> None:
@@ -380,7 +379,8 @@ def test_the_verifier_loads_neither_store_nor_collector_nor_network(world: World
         "    assert end.code == 0, end.code\n"
         "bad = [m for m in sys.modules if '.runtime' in m and m.split('.')[0] in\n"
         "       ('cloud_sync', 'edge', 'models', 'provisioning', 'firmware_bridge')]\n"
-        "bad += [m for m in ('cloud_sync.collector', 'cloud_sync.log', 'sqlite3', 'paho', 'amqtt') if m in sys.modules]\n"
+        "never = ('cloud_sync.collector', 'cloud_sync.log', 'sqlite3', 'paho', 'amqtt')\n"
+        "bad += [m for m in never if m in sys.modules]\n"
         "assert not bad, bad\n"
     )
     argv = [sys.executable, "-c", code, str(world.whole), str(world.kit.lab.trust)]

@@ -184,15 +184,15 @@ def test_damage_at_work_begins_a_new_run_and_loses_nothing(
         raise StoreDamaged("database disk image is malformed")
 
     async def main() -> None:
-        await daemon._begin()
+        await daemon.begin()
         for n in range(5):
-            daemon._accept(draft(n))
-        assert await daemon.commit()
-        daemon._accept(draft(6))
+            daemon.committer.accept(draft(n))
+        assert await daemon.committer.commit()
+        daemon.committer.accept(draft(6))
         with monkeypatch.context() as patch:
             patch.setattr(Store, "commit", broken)
-            assert not await daemon.commit()
-        assert await daemon.commit(flush=True, clean=True)
+            assert not await daemon.committer.commit()
+        assert await daemon.committer.commit(flush=True, clean=True)
 
     asyncio.run(main())
     assert (tmp_path / "outbox.db.damaged-1").exists()
@@ -299,7 +299,7 @@ def test_a_fault_in_the_path_costs_its_reading_only(tmp_path: Path) -> None:
     daemon = _daemon(tmp_path, Bad())
     for n in range(20):
         daemon.deliver([Tyre(n, "board", "aa", 230, 20, None)])
-    assert daemon._faults == {"pipeline": 20}
+    assert daemon.committer.faults == {"pipeline": 20}
     assert (tmp_path / "log").read_text().count("ZeroDivisionError") == 5, "one kind of line is rate limited"
 
 

@@ -39,7 +39,8 @@ def test_requests(fields: Fields, meant: Request) -> None:
 @pytest.mark.parametrize(
     "fields",
     [
-        {}, {1: "status"}, {0: "status", 1: 1}, {0: "erase"}, {0: 5}, {0: "receipt"}, {0: "receipt", 1: "text"},
+        {}, {1: "status"}, {0: "status", 1: 1}, {0: "erase"}, {0: 5}, {0: "receipt"},
+        {0: "receipt", 1: "text"},
         {0: "fact", 1: "", 2: "x"}, {0: "fact", 1: "x" * 65, 2: "x"}, {0: "fact", 1: "x", 2: "é" * 1025},
     ],
 )  # fmt: skip

@@ -111,7 +111,8 @@ def test_truncated_and_longer_frames_are_refused(cut: int) -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"seq": -1}, {"seq": 2**32}, {"kind": 32}, {"cause": 256}, {"time_s": 5}, {"lat_deg": 90.1, "lon_deg": 0.0},
+        {"seq": -1}, {"seq": 2**32}, {"kind": 32}, {"cause": 256}, {"time_s": 5},
+        {"lat_deg": 90.1, "lon_deg": 0.0},
         {"lat_deg": float("nan"), "lon_deg": 0.0}, {"lat_deg": 1.0}, {"lon_deg": 1.0},
         {"lat_deg": 0.0, "lon_deg": 180.5}, {"supply_mv": 65_535}, {"tilt_deg": 181}, {"speed_mps": 127.5},
         {"speed_mps": float("nan")},

@@ -59,7 +59,8 @@ def sentence(body: str) -> bytes:
 
 def rmc(second: int, date: str = "010130", hour: int = 10) -> bytes:
     return sentence(
-        f"GPRMC,{hour:02d}{second // 60:02d}{second % 60:02d}.00,A,4730.0000,N,00830.0000,E,20.0,90.0,{date},,,A"
+        f"GPRMC,{hour:02d}{second // 60:02d}{second % 60:02d}.00,A,"
+        f"4730.0000,N,00830.0000,E,20.0,90.0,{date},,,A"
     )
 
 
@@ -179,7 +180,7 @@ def test_f15_a_wrong_speed_is_said(shared_data: Callable[[str], Path]) -> None:
 def test_the_swiss_drive(shared_data: Callable[[str], Path]) -> None:
     """The reference drive through decoder, detector and recorder; its figures are known."""
     data = shared_data("gps/20100403_Z205_Switzerland.txt").read_bytes()
-    parsed = config(NODE + PORTS.split("[[port]]\nname = \"board\"")[0])
+    parsed = config(NODE + PORTS.split('[[port]]\nname = "board"')[0])
     node = Pipeline(parsed, make_detector(parsed), software="test")
     drafts: list[Draft] = []
     second = 0

@@ -233,7 +233,8 @@ def verdict(**changes: object) -> Verdict:
     values: dict[str, object] = {
         "t_ns": 90 * NS, "since_ns": 60 * NS, "incident": 1, "cause": Cause.MOVED_WITHOUT_WHEELS,
         "action": Action.OPENED, "confidence": 0.93, "sentence": "It moves and no wheel turns.",
-        "evidence": (Evidence("tyres", "cold"), Evidence("position", "300 m")), "lat_deg": 47.51234, "lon_deg": 8.5,
+        "evidence": (Evidence("tyres", "cold"), Evidence("position", "300 m")),
+        "lat_deg": 47.51234, "lon_deg": 8.5,
     }  # fmt: skip
     return Verdict(**{**values, **changes})  # type: ignore[arg-type]
 

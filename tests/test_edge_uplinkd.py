@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import random
 import signal
 import subprocess
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -21,11 +22,13 @@ from mqtt_lab import (
     broker,
     client,
     end,
+    find_mosquitto,
     free_port,
     new_lab,
     node_toml,
     ready,
     start,
+    start_mosquitto,
     until,
     write_broker_toml,
 )  # fmt: skip
@@ -40,15 +43,19 @@ FAST = WindowLimits(receipt_s=0.5, probe_max_s=0.5)
 """Receipt timers of a test: everything else is as in the field."""
 
 
+PATIENT = WindowLimits(receipt_s=60.0)
+"""For tests that count repeats: a loaded machine must not make one."""
+
+
 class Bench:
     """One node with its uplink in this process, its edge and its collector."""
 
-    def __init__(self, lab: Lab, port: int) -> None:
+    def __init__(self, lab: Lab, port: int, limits: WindowLimits = FAST) -> None:
         config = load_config(node_toml(lab, port))
         self.outbox = Outbox(Path(config.path("outbox.db")))
         self.edge = Edge(Path(config.path("facts.sock")), self.outbox, load_trust(config))
         self.collector = Collector(lab, port)
-        self.uplink = Uplink(config, load_trust(config), window=Window(FAST), rng=random.Random(1))
+        self.uplink = Uplink(config, load_trust(config), window=Window(limits), rng=random.Random(1))
 
     @asynccontextmanager
     async def running(self, *, uplink: bool = True) -> AsyncIterator[None]:
@@ -68,11 +75,11 @@ class Bench:
             self.outbox.db.close()
 
 
-def bench(tmp_path: Path, story: Callable[[Bench], Awaitable[None]]) -> None:
+def bench(tmp_path: Path, story: Callable[[Bench], Awaitable[None]], limits: WindowLimits = FAST) -> None:
     lab = new_lab(tmp_path)
 
     async def main(port: int) -> None:
-        await story(Bench(lab, port))
+        await story(Bench(lab, port, limits))
 
     with broker(lab) as port:
         asyncio.run(main(port))
@@ -88,7 +95,7 @@ def test_everything_arrives_once_and_is_forgotten_on_receipt(tmp_path: Path) -> 
             await until(lambda: b.outbox.left() == 0)
             assert b.collector.arrived == bodies + more
 
-    bench(tmp_path, story)
+    bench(tmp_path, story, PATIENT)
 
 
 def test_a_puback_deletes_nothing_and_the_receipt_timer_sends_again(tmp_path: Path) -> None:
@@ -106,7 +113,7 @@ def test_a_puback_deletes_nothing_and_the_receipt_timer_sends_again(tmp_path: Pa
 def test_the_receipt_of_a_duplicate_settles_too(tmp_path: Path) -> None:
     async def story(b: Bench) -> None:
         (body,) = b.outbox.add()
-        b.collector.logged[__import__("hashlib").sha256(body).digest()] = 0
+        b.collector.logged[hashlib.sha256(body).digest()] = 0
         async with b.running():
             await until(lambda: b.outbox.left() == 0)
 
@@ -120,10 +127,10 @@ def test_an_alarm_overtakes_two_thousand_segments(tmp_path: Path) -> None:
             await until(lambda: len(b.collector.arrived) > 100)
             before = len(b.collector.arrived)
             (alarm,) = b.outbox.add(lane=0)
-            await until(lambda: b.outbox.left() == 0, 60)
+            await until(lambda: alarm in b.collector.arrived)
             place = b.collector.arrived.index(alarm)
             assert before <= place < 1200, f"{place} of 2001"
-            assert len(set(b.collector.arrived)) == 2001
+            assert b.outbox.left() > 500, "overtaken"
 
     bench(tmp_path, story)
 
@@ -134,13 +141,13 @@ def test_what_is_receipted_is_never_sent_again_though_its_row_cannot_be_deleted(
         bodies = b.outbox.add(count=50)
         async with b.running():
             await until(lambda: b.edge.receipts == 50)
-            await asyncio.sleep(FAST.receipt_s * 3)
+            await asyncio.sleep(1)
             (late,) = b.outbox.add()
             await until(lambda: b.collector.count(late) == 1)
             assert b.collector.arrived == [*bodies, late]
             assert b.outbox.left() == 51
 
-    bench(tmp_path, story)
+    bench(tmp_path, story, PATIENT)
 
 
 def test_receipts_wait_for_an_edge_that_is_away_or_refuses(tmp_path: Path) -> None:
@@ -149,13 +156,13 @@ def test_receipts_wait_for_an_edge_that_is_away_or_refuses(tmp_path: Path) -> No
         b.outbox.add(count=5)
         async with b.running():
             await until(lambda: len(b.uplink.receipts) == 5)
-            await asyncio.sleep(FAST.receipt_s * 2)
+            await asyncio.sleep(1)
             assert b.outbox.left() == 5
             b.edge.refuses = False
             await until(lambda: b.outbox.left() == 0)
             assert len(b.collector.arrived) == 5
 
-    bench(tmp_path, story)
+    bench(tmp_path, story, PATIENT)
 
 
 def test_forged_receipts_are_ignored(tmp_path: Path) -> None:
@@ -226,9 +233,9 @@ def test_the_broker_is_killed_and_everything_arrives(tmp_path: Path) -> None:
 
     async def main(process: subprocess.Popen[str]) -> subprocess.Popen[str]:
         b = Bench(lab, port)
-        bodies = b.outbox.add(count=1500, size=1000)
+        bodies = b.outbox.add(count=600, size=1000)
         async with b.running():
-            for at in (200, 700):
+            for at in (100, 300):
                 await until(lambda at=at: len(set(b.collector.arrived)) > at)  # type: ignore[misc]
                 assert b.outbox.left() > 0, "killed with work in flight"
                 await asyncio.to_thread(end, process, signal.SIGKILL)
@@ -309,3 +316,78 @@ def test_two_clients_of_one_identity_slow_down(tmp_path: Path) -> None:
             assert b.collector.count(waiting) == 0, "connects once a minute now"
 
     bench(tmp_path, story)
+
+
+def mosquitto_conf(lab: Lab, port: int, text: str) -> Path:
+    """A Mosquitto with the limits of `text`, our certificates and mutual TLS."""
+    limits = [line for line in text.splitlines() if not line.startswith("listener")]
+    keys = lab.broker / "keys"
+    lines = [
+        f"listener {port} 127.0.0.1", "require_certificate true", f"cafile {keys / 'ca.crt'}",
+        f"certfile {keys / 'tls.crt'}", f"keyfile {keys / 'tls.key'}", "user root", *limits,
+    ]  # fmt: skip
+    path = lab.broker / "mosquitto.conf"
+    path.write_text("\n".join(lines) + "\n", "utf-8")
+    return path
+
+
+@contextmanager
+def mosquitto(lab: Lab, text: str) -> Iterator[int]:
+    port = free_port()
+    process = start_mosquitto(find_mosquitto(), mosquitto_conf(lab, port, text))
+    try:
+        yield port
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+@pytest.mark.parametrize("kind", ["disconnects", "swallows"])
+def test_a_segment_over_mosquittos_limit_f17(
+    tmp_path: Path, shared_data: Callable[[str], Path], kind: str
+) -> None:
+    """A real broker that closes, and one that acknowledges and drops."""
+    text = shared_data(f"field/F17.{kind}.conf").read_text("utf-8")
+    lab = new_lab(tmp_path)
+
+    async def main(port: int) -> None:
+        b = Bench(lab, port, WindowLimits(receipt_s=0.2))
+        (big,) = b.outbox.add(size=3000)
+        b.outbox.add(count=20)
+        (alarm,) = b.outbox.add(lane=0)
+        async with b.running():
+            await until(lambda: b.outbox.left() == 1)
+            assert b.collector.arrived[0] == alarm
+            assert b.collector.count(big) == 0, "still in the outbox: a PUBACK is no receipt"
+            serial = 0
+            while not b.uplink.troubles():
+                b.outbox.add()  # the rest goes on
+                serial += 1
+                await until(lambda: b.outbox.left() == 1)
+                await asyncio.sleep(0.1)
+                assert serial < 300
+            assert "3000 bytes" in b.uplink.troubles()
+
+    with mosquitto(lab, text) as port:
+        asyncio.run(main(port))
+
+
+def test_two_clients_of_one_identity_at_mosquitto_f19(tmp_path: Path) -> None:
+    lab = new_lab(tmp_path)
+
+    async def main(port: int) -> None:
+        b = Bench(lab, port)
+        twin = Uplink(b.uplink.config, b.uplink.trust, rng=random.Random(2))
+        async with b.running():
+            other = asyncio.create_task(twin.run())
+            await until(lambda: b.uplink.reconnects.conflict or twin.reconnects.conflict)
+            yielding = b.uplink if b.uplink.reconnects.conflict else twin
+            assert "another client uses this identity" in yielding.troubles()
+            await until(lambda: b.uplink.connected != twin.connected)
+            await asyncio.sleep(5)
+            assert yielding.connected is False, "one of the two has its peace for a minute"
+            twin.stop.set()
+            await other
+
+    with mosquitto(lab, "allow_anonymous true") as port:
+        asyncio.run(main(port))

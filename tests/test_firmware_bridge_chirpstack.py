@@ -31,10 +31,10 @@ def event(**changes: object) -> dict[str, object]:
         "devAddr": "00189440", "adr": True, "dr": 1, "fCnt": 42, "fPort": 1, "confirmed": False,
         "data": base64.b64encode(bytes(range(22))).decode(),
         "rxInfo": [
-            {"gatewayId": "0016c001f153a14c", "uplinkId": 4217106255, "rssi": -107, "snr": -4.2, "context": "AAAA"},
+            {"gatewayId": "0016c001f153a14c", "uplinkId": 4217106255, "rssi": -107, "snr": -4.2},
             {"gatewayId": "0016c001f153a14d", "uplinkId": 1, "rssi": -36, "snr": 10.5},
         ],
-        "txInfo": {"frequency": 867100000, "modulation": {"lora": {"bandwidth": 125000, "spreadingFactor": 11}}},
+        "txInfo": {"frequency": 867100000, "modulation": {"lora": {"spreadingFactor": 11}}},
         **changes,
     }  # fmt: skip
 

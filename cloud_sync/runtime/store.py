@@ -98,7 +98,6 @@ class Store:
                 f"{path.absolute().as_uri()}?mode={'ro' if read_only else 'rwc'}",
                 uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None,
             )  # fmt: skip
-            self.db.execute("PRAGMA foreign_keys=ON")
             if not read_only:
                 self._prepare()
             version = self.meta("schema")

@@ -11,10 +11,11 @@ from typing import Final
 from edge.config import Config
 from edge.errors import ConfigError
 from edge.pipeline import Pipeline
-from edge.runtime.daemon import Busy, Daemon, fail, only_one
+from edge.runtime.daemon import Daemon
 from edge.runtime.load import load_config, load_event_key, open_clock
 from edge.runtime.log import Log
 from edge.runtime.outbox import Outbox
+from edge.runtime.process import Busy, fail, only_one
 from edge.sealer import Signer
 from firmware_bridge.wire import cose
 from firmware_bridge.wire.stamp import NS

@@ -40,7 +40,10 @@ def open_outbox(path: Path) -> sqlite_utils.Database:
     if not path.is_file():
         raise ConfigError(f"there is no outbox at {path}: name the state folder, or outbox.db itself")
     try:
-        db = sqlite_utils.Database(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True))
+        connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+        # A damaged row may hold text where bytes belong: it must be reported, not end the walk.
+        connection.text_factory = lambda data: data.decode("utf-8", "replace")
+        db = sqlite_utils.Database(connection)
         if "segments" not in db.table_names():
             raise StoreError(f"{path} is no outbox: it has no table `segments`")
     except sqlite3.Error as error:
