@@ -64,10 +64,11 @@ class NmeaDecoder:
         self._splitter = SentenceSplitter(self._refuse)
         self._out: list[Reading | Refusal] = []
         self._now = Now(0, 0, False, 0)
+        self._sky = Sky(self._flush_sky)
         self._handlers: Final = {
             b"RMC,": self._rmc,
             b"GGA,": self._gga,
-            b"GSV,": self._gsv,
+            b"GSV,": self._sky.add,
             b"GSA,": self._gsa,
             b"VTG,": self._vtg,
             b"GLL,": self._gll,
@@ -93,7 +94,7 @@ class NmeaDecoder:
         self._last_gsa: tuple[int | None, bytes] | None = None
         self._last_vtg: tuple[int | None, bytes] | None = None
         self._date: tuple[int, int] | None = None
-        self._sky = Sky()
+        self._sky.clear()
 
     def reset(self) -> None:
         """The port was reopened: another receiver may be there now."""
@@ -218,11 +219,6 @@ class NmeaDecoder:
             self._void(VoidReason.MODE, tod, utc_ns, now)
         else:
             self._fix(f[1:5], _quality(mode, b""), b"", b"", tod, utc_ns, now)
-
-    def _gsv(self, body: bytes) -> None:
-        if self._sky.add(body):
-            self._flush_sky()
-            self._sky.add(body)
 
     def _flush_sky(self) -> None:
         view = self._sky.flush(self._now.mono_ns, self._port)

@@ -63,25 +63,21 @@ def coordinates(lat: bytes, north: bytes, lon: bytes, east: bytes) -> tuple[floa
     The two digits left of the point are minutes however many stand before them, so a sender that drops
     a leading zero is read right. Sixty minutes are refused, not carried.
     """
-    if north == b"N":
-        latitude = _degrees(lat, 90.0, "latitude_out_of_range")
-    elif north == b"S":
-        latitude = -_degrees(lat, 90.0, "latitude_out_of_range")
-    else:
-        raise FieldError("hemisphere_unknown" if north else "hemisphere_missing")
-    if east == b"E":
-        longitude = _degrees(lon, 180.0, "longitude_out_of_range")
-    elif east == b"W":
-        longitude = -_degrees(lon, 180.0, "longitude_out_of_range")
-    else:
-        raise FieldError("hemisphere_unknown" if east else "hemisphere_missing")
+    latitude = _degrees(lat)
+    longitude = _degrees(lon)
+    if north not in b"NS" or east not in b"EW" or not north or not east:
+        raise FieldError("hemisphere_unknown" if north and east else "hemisphere_missing")
+    if latitude > 90.0:
+        raise FieldError("latitude_out_of_range")
+    if longitude > 180.0:
+        raise FieldError("longitude_out_of_range")
     if latitude == 0.0 and longitude == 0.0:
         # What a receiver sends that clears its memory and sets the status too early; open sea.
         raise FieldError("null_island")
-    return latitude, longitude
+    return (latitude if north == b"N" else -latitude), (longitude if east == b"E" else -longitude)
 
 
-def _degrees(field: bytes, limit: float, beyond: str) -> float:
+def _degrees(field: bytes) -> float:
     point = field.find(b".")
     if not field.replace(b".", b"", 1).isdigit():
         if not field:
@@ -94,10 +90,7 @@ def _degrees(field: bytes, limit: float, beyond: str) -> float:
     minutes = number - whole * 100.0
     if minutes >= 60.0:
         raise FieldError("minutes_out_of_range")
-    value = whole + minutes / 60.0
-    if value > limit:
-        raise FieldError(beyond)
-    return value
+    return whole + minutes / 60.0
 
 
 @lru_cache(maxsize=8)

@@ -23,6 +23,8 @@ _SUMS: Final = {
     for high, low in product("0123456789ABCDEFabcdef", repeat=2)
     for end in (b"", b"\r")
 }
+_LINE_SUMS: Final = {tail: total ^ _DOLLAR for tail, total in _SUMS.items()}
+"""What stands behind `*` on a line -> the XOR of all before the `*`, the `$` with it."""
 _LANE: Final = 128
 """Bytes given to each line when the sums of many are taken at once; a power of two."""
 _GROUP: Final = 256
@@ -81,23 +83,33 @@ class SentenceSplitter:
         lines = (self._skip(data) if self._skipping else self._rest + data).split(b"\n")
         rest = lines.pop()
         self._rest = b""
-        given = _SUMS.get
         for start in range(0, len(lines), _GROUP):
-            group = lines[start : start + _GROUP]
-            parts = [line.partition(b"*") for line in group]
-            padded = b"".join([part[0].ljust(_LANE, b"\0") for part in parts])
-            if len(padded) == _LANE * len(parts):
-                sums = _lane_sums(padded, _LANE)
-            else:  # a line longer than a lane
-                sums = bytes([xor(part[0][:MAX_SENTENCE]) for part in parts])
-            for line, (body, _, tail), total in zip(group, parts, sums, strict=True):
-                # The usual case on its own: one sentence, the whole line, the sum right.
-                if given(tail) == total ^ _DOLLAR and body.rfind(b"$") == 0 and len(body) <= MAX_SENTENCE:
-                    yield body
-                else:
-                    yield from self._pieces(line)
+            yield from self._group(lines[start : start + _GROUP])
         if rest:
             yield from self._keep(rest)
+
+    def _group(self, lines: list[bytes]) -> Iterator[bytes]:
+        """Whole lines: the usual case, one sentence a line and every sum right, for all of them at once."""
+        parts = [line.partition(b"*") for line in lines]
+        padded = b"".join([part[0].ljust(_LANE, b"\0") for part in parts])
+        count = len(parts)
+        if len(padded) != _LANE * count:  # a line longer than a lane
+            for line in lines:
+                yield from self._pieces(line)
+            return
+        sums = list(_lane_sums(padded, _LANE))
+        given = [_LINE_SUMS.get(part[2]) for part in parts]
+        # A dollar at the start of each line and nowhere else, and no line end within.
+        starts = padded[::_LANE] == b"$" * count and padded.count(b"$") == count
+        if starts and sums == given and b"\r" not in padded:
+            for part in parts:
+                yield part[0]
+            return
+        for line, (body, _, _), total, wanted in zip(lines, parts, sums, given, strict=True):
+            if total == wanted and body.rfind(b"$") == 0 and b"\r" not in body:
+                yield body
+            else:
+                yield from self._pieces(line)
 
     def _skip(self, data: bytes) -> bytes:
         """What follows the end of an overlong piece; empty while it goes on."""

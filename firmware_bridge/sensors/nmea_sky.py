@@ -8,6 +8,7 @@ Sentences are kept as they come and read together when the cycle is over.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 from firmware_bridge.reading import SkyView
@@ -20,31 +21,34 @@ MAX_SENTENCES: Final = 64
 class Sky:
     """Collects the GSV sentences of one cycle."""
 
-    def __init__(self) -> None:
+    def __init__(self, over: Callable[[], None]) -> None:
+        """`over` is called when a new cycle begins, and must `flush`."""
+        self._over = over
         self._sentences: list[list[bytes]] = []
         self._begun: set[bytes] = set()
         self._by_signal = False
 
-    def add(self, body: bytes) -> bool:
-        """Take a sentence in; True where a cycle is over: `flush`, then `add` it again.
-
-        Raises FieldError.
-        """
+    def add(self, body: bytes) -> None:
+        """Take a sentence in. Raises FieldError."""
         f = body.split(b",")
         if len(f) < 4:
             raise FieldError("malformed")
-        if f[2] == b"1":  # the first of its constellation and signal: seen already, a new cycle begins
+        if f[2] == b"1":
             by_signal = len(f) % 4 == 1
             signal = f[0] + f[-1] if by_signal else f[0]
-            if signal in self._begun:
-                return True
+            if signal in self._begun:  # the first of its constellation and signal again
+                self._over()
             self._begun.add(signal)
             self._by_signal |= by_signal
-        sentences = self._sentences
-        if len(sentences) >= MAX_SENTENCES:
-            return True
-        sentences.append(f)
-        return False
+        if len(self._sentences) >= MAX_SENTENCES:
+            self._over()
+        self._sentences.append(f)
+
+    def clear(self) -> None:
+        """Forget the cycle that has begun."""
+        self._sentences = []
+        self._begun.clear()
+        self._by_signal = False
 
     def flush(self, t_ns: int, port: str) -> SkyView | None:
         """The view collected so far, None where no GSV came since the last."""
@@ -64,9 +68,7 @@ class Sky:
         else:
             for field in in_view.values():
                 total += _count(field)
-        self._sentences = []
-        self._begun.clear()
-        self._by_signal = False
+        self.clear()
         return SkyView(t_ns, port, total, heard, float(strongest) if strongest else None)
 
 

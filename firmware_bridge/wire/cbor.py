@@ -51,7 +51,7 @@ def _check(value: object, depth: int) -> None:
                 raise WireError("integer outside 64 bits")
         elif kind in _CONTAINERS:
             _check(item, depth + 1)
-        elif kind not in _PLAIN:
+        elif kind not in _PLAIN and not isinstance(item, (bytes, str)):
             raise WireError(f"{kind.__name__} has no place in signed CBOR; use a scaled integer")
 
 
