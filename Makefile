@@ -54,7 +54,7 @@ $(VENV)/.demo: requirements/build.txt requirements/cloud.txt
 	@touch $@
 
 $(VENV)/.project: $(VENV)/.demo pyproject.toml setup.py
-	@$(PIP) install --no-deps --no-build-isolation -e .
+	@PYTHONWARNINGS=ignore $(PIP) install --no-deps --no-build-isolation -e .
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.project requirements/dev.txt

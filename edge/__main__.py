@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -17,20 +18,24 @@ uplink = typer.Typer(add_completion=False, help="Bring the outbox to the collect
 status = typer.Typer(add_completion=False, help="How a running node is.")
 
 
+def _run_node(config: Path, kind: str) -> None:
+    # numpy is used for sums over a second of vibration: threads of a linear algebra library only cost memory.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    from edge.runtime import edged
+
+    raise typer.Exit(edged.run(config, kind))
+
+
 @edge.command()
 def run_edge(config: ConfigFile) -> None:
     """Watch a vehicle: read its ports, decide, sign, keep. Runs until SIGTERM."""
-    from edge.runtime import edged
-
-    raise typer.Exit(edged.run(config, "vehicle"))
+    _run_node(config, "vehicle")
 
 
 @roadside.command()
 def run_roadside(config: ConfigFile) -> None:
     """Watch a place: which tyre sensors pass, and which LoRaWAN frames. Runs until SIGTERM."""
-    from edge.runtime import edged
-
-    raise typer.Exit(edged.run(config, "roadside"))
+    _run_node(config, "roadside")
 
 
 @uplink.command()

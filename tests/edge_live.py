@@ -101,7 +101,8 @@ class Live:
         self.oracle = Oracle(self.home / "oracle")
         self.config = self.home / "node.toml"
         self.config.write_text(
-            f'[node]\ntenant = "tenant-a"\ndevice = "car-1"\nkind = "{kind}"\n[state]\ndir = "{self.folder}"\n'
+            f'[node]\ntenant = "tenant-a"\ndevice = "car-1"\nkind = "{kind}"\n'
+            f'[state]\ndir = "{self.folder}"\n'
             f'[clock]\nsource = "page"\npage = "{self.home}/page"\nkind = "simulated"\n'
             f"epoch_wall_ns = {1_893_456_000 * NS}\n"
             f'[[port]]\nname = "gnss"\npath = "{os.ttyname(self._slave)}"\nprotocol = "{protocol}"\n'

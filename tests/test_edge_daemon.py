@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from edge_kit import NODE, SIGNER, config, draft, rows
@@ -18,13 +19,15 @@ from edge_live import Live
 
 from edge.chain import check
 from edge.config import OutboxLimits
+from edge.errors import StoreFull
 from edge.event import Kind
-from edge.facts import FactsError
+from edge.facts import FactIn, FactsError
+from edge.intake import Batch
 from edge.pipeline import Decides, Pipeline
 from edge.runtime.daemon import Daemon
 from edge.runtime.log import Log
 from edge.runtime.outbox import Outbox
-from edge.runtime.store import Store, StoreDamaged
+from edge.runtime.store import Committed, Store, StoreDamaged
 from edge.segment import Lost
 from firmware_bridge.framing import frame
 from firmware_bridge.reading import Reading, Tyre
@@ -201,6 +204,58 @@ def test_damage_at_work_begins_a_new_run_and_loses_nothing(
     assert report.complete and report.lost == (), report
     kinds = [event.kind for s in segments for event in s.segment.events]
     assert kinds == [Kind.RUN_START, *[Kind.FACT] * 5, Kind.RUN_START, Kind.FACT]
+
+
+def test_an_alarm_on_a_full_disk_goes_in_and_says_what_was_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    daemon = _daemon(tmp_path, None)
+    commit = Outbox.commit
+
+    def full(box: Outbox, batch: Batch, **how: Any) -> Committed:
+        if any(not item.urgent for item in batch.items):
+            raise StoreFull("no space")
+        return commit(box, batch, **how)
+
+    async def main() -> None:
+        await daemon.begin()
+        with monkeypatch.context() as patch:
+            patch.setattr(Outbox, "commit", full)
+            for n in range(3):
+                daemon.committer.accept(draft(n))
+            assert not await daemon.committer.commit()
+            assert len(daemon.committer.intake) == 3, "telemetry waits"
+            daemon.committer.accept(draft(4, urgent=True, text="alarm"))
+            daemon.committer.accept(draft(5))
+            assert await daemon.committer.commit()
+            assert len(daemon.committer.intake) == 1, "what came after the alarm waits"
+            assert daemon.committer.store_state == "no space"
+        alarm = rows(tmp_path / "outbox.db")[-1].segment
+        assert alarm.events[-1].body[115] == "alarm"
+        assert [(t.reason, t.first, t.last) for t in alarm.tombstones] == [(Lost.REFUSED_FULL, 1, 3)]
+        assert await daemon.committer.commit(flush=True)
+        assert daemon.committer.store_state == "ok" and (tmp_path / "reserve").exists()
+
+    asyncio.run(main())
+    assert check(rows(tmp_path / "outbox.db")).complete
+
+
+def test_a_fact_that_cannot_be_committed_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    daemon = _daemon(tmp_path, None)
+    monkeypatch.setattr("edge.runtime.daemon.FACT_S", 0.2)
+
+    def full(*_: object, **__: object) -> None:
+        raise StoreFull("no space at all")
+
+    async def main() -> None:
+        await daemon.begin()
+        with monkeypatch.context() as patch:
+            patch.setattr(Outbox, "commit", full)
+            with pytest.raises(FactsError, match="no space at all"):
+                await daemon.handle(FactIn("uplink", "x"))
+        assert await daemon.handle(FactIn("uplink", "y")) == {0: "ok", 1: 2}
+
+    asyncio.run(main())
 
 
 def test_a_roadside_node_sights_tyres(live: Make) -> None:

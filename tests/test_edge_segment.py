@@ -80,8 +80,10 @@ def test_size_is_bounded() -> None:
     "change",
     [
         {0: 2}, {3: bytes(15)}, {4: -1}, {5: bytes(32)}, {5: ["a", "b"]}, {5: [bytes(16), 1, bytes(31)]},
-        {5: [bytes(15), 1, bytes(32)]}, {6: 3}, {7: [1]}, {7: {}}, {8: [[1]]}, {8: [[9, bytes(16), 0, 0, 1, 0, 0, b"", b""]]},
-        {8: [[1, bytes(16), 5, 4, 1, 0, 0, b"", b""]]}, {8: [[1, bytes(16), 0, 0, -1, 0, 0, b"", b""]]}, {1: b"t"},
+        {5: [bytes(15), 1, bytes(32)]}, {6: 3}, {7: [1]}, {7: {}}, {8: [[1]]},
+        {8: [[9, bytes(16), 0, 0, 1, 0, 0, b"", b""]]},
+        {8: [[1, bytes(16), 5, 4, 1, 0, 0, b"", b""]]}, {8: [[1, bytes(16), 0, 0, -1, 0, 0, b"", b""]]},
+        {1: b"t"},
     ],
 )  # fmt: skip
 def test_what_is_no_segment_is_refused(change: dict[int, cbor.Value]) -> None:
@@ -104,8 +106,8 @@ def test_segment_0_names_a_run_or_a_reason_and_others_a_hash() -> None:
     st.lists(
         st.builds(
             Tombstone, st.sampled_from(Lost), st.binary(min_size=16, max_size=16), st.integers(0, 9),
-            st.integers(9, 1 << 40), st.integers(0, 1 << 40), st.integers(0, 1 << 62), st.integers(0, 1 << 62),
-            st.binary(max_size=32), st.binary(max_size=32),
+            st.integers(9, 1 << 40), st.integers(0, 1 << 40), st.integers(0, 1 << 62),
+            st.integers(0, 1 << 62), st.binary(max_size=32), st.binary(max_size=32),
         ),
         max_size=10,
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -110,7 +111,9 @@ class Committer:
     def fault(self, task: str, error: BaseException) -> None:
         """Count and say an error that is survived."""
         self.faults[task] += 1
-        self._log.say(f"fault_{task}", level="error", error=f"{type(error).__name__}: {error}")
+        frames = traceback.extract_tb(error.__traceback__)
+        where = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else ""
+        self._log.say(f"fault_{task}", level="error", error=f"{type(error).__name__}: {error}", where=where)
 
     def due(self, now_ns: int) -> tuple[bool, bool]:
         """(commit now, and seal everything): by the Clock, or by real time where the Clock is slow."""

@@ -221,7 +221,7 @@ class Daemon:
                 self.committer.fault(task, error)
             await asyncio.sleep(RETRY_S)
 
-    def _tasks(self, group: asyncio.TaskGroup) -> list[asyncio.Task[None]]:
+    def _tasks(self, group: asyncio.TaskGroup, server: FactsServer) -> list[asyncio.Task[None]]:
         def port_task(name: str, path: str, baud: int) -> Coroutine[Any, Any, None]:
             link = self._pipeline.links[name]
             return self._guard(f"port_{name}", lambda: run_port(path, baud, link, self.now, self.deliver))
@@ -231,7 +231,11 @@ class Daemon:
             from edge.runtime import chirpstack  # only nodes that have one pay for the MQTT client
 
             sources.append(self._guard("chirpstack", lambda: chirpstack.run(self._config, self.deliver)))
-        sources += [self._guard("tick", self._tick), self._guard("commit", self._commits)]
+        sources += [
+            self._guard("facts", server.serve),
+            self._guard("tick", self._tick),
+            self._guard("commit", self._commits),
+        ]
         return [group.create_task(source) for source in sources]
 
     async def run(self) -> int:
@@ -241,10 +245,9 @@ class Daemon:
             loop.add_signal_handler(number, self._stop.set)
         server = FactsServer(Path(self._config.path("facts.sock")), self.handle, self._log)
         await self.begin()
-        await server.start()
         async with asyncio.TaskGroup() as group:
-            tasks = self._tasks(group)
-            ready = group.create_task(self._ready())
+            tasks = self._tasks(group, server)
+            ready = group.create_task(self._ready(server))
             await self._stop.wait()
             self._notify.tell("STOPPING=1")
             for task in (*tasks, ready):
@@ -264,10 +267,11 @@ class Daemon:
         committer.accept(self._pipeline.start(self.now(), opening))
         await committer.commit()
 
-    async def _ready(self) -> None:
+    async def _ready(self, server: FactsServer) -> None:
         """One line on stdout once the ports were tried; the first commit is behind us then."""
         end = time.monotonic() + READY_S
-        while time.monotonic() < end and not all(link.tried for link in self._pipeline.links.values()):
+        links = self._pipeline.links.values()
+        while time.monotonic() < end and not (server.listening and all(link.tried for link in links)):
             await asyncio.sleep(TICK_S)
         self._notify.tell("READY=1")
         node, committer = self._config.node, self.committer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -60,6 +61,8 @@ def check_writable(folder: Path) -> None:
         os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         probe.unlink()
     except OSError as error:
+        if error.errno == errno.ENOSPC:
+            return  # a full disk is the outbox's business, and heals
         raise PermissionError(
             f"the state folder {folder} cannot be written ({error.strerror}): check owner, mode and mount"
         ) from error

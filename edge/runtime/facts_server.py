@@ -45,6 +45,16 @@ class FactsServer:
         finally:
             os.umask(before)
 
+    @property
+    def listening(self) -> bool:
+        """Requests are answered."""
+        return self._server is not None
+
+    async def serve(self) -> None:
+        """Listen until cancelled. Raises OSError where the socket cannot be made (a full disk, for one)."""
+        await self.start()
+        await asyncio.Event().wait()
+
     async def stop(self) -> None:
         """Stop listening and remove the socket."""
         if self._server is not None:

@@ -139,6 +139,9 @@ class Store:
         except (FormatError, WireError) as error:
             self._db.close()
             raise StoreDamaged(f"outbox: {error}") from error
+        except OSError as error:
+            self._db.close()
+            raise StoreError(f"outbox: {error}") from error
         except StoreError:
             self._db.close()
             raise

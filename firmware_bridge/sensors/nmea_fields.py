@@ -22,6 +22,8 @@ MAX_KNOTS: Final = 1000.0
 PIVOT_YEAR: Final = 80
 """Two-digit years from here on are 19yy: GPS time begins in 1980, and a receiver that does not know the
 week starts there. None of them is ever plausible."""
+_NORTH: Final = {b"N": 1.0, b"S": -1.0}
+_EAST: Final = {b"E": 1.0, b"W": -1.0}
 _EPOCH: Final = date(1970, 1, 1).toordinal()
 
 MODES: Final[dict[bytes, FixQuality]] = {
@@ -63,10 +65,10 @@ def coordinates(lat: bytes, north: bytes, lon: bytes, east: bytes) -> tuple[floa
     The two digits left of the point are minutes however many stand before them, so a sender that drops
     a leading zero is read right. Sixty minutes are refused, not carried.
     """
+    if north not in _NORTH or east not in _EAST:
+        raise FieldError("hemisphere_unknown" if north and east else "hemisphere_missing")
     latitude = _degrees(lat)
     longitude = _degrees(lon)
-    if north not in b"NS" or east not in b"EW" or not north or not east:
-        raise FieldError("hemisphere_unknown" if north and east else "hemisphere_missing")
     if latitude > 90.0:
         raise FieldError("latitude_out_of_range")
     if longitude > 180.0:
@@ -74,7 +76,7 @@ def coordinates(lat: bytes, north: bytes, lon: bytes, east: bytes) -> tuple[floa
     if latitude == 0.0 and longitude == 0.0:
         # What a receiver sends that clears its memory and sets the status too early; open sea.
         raise FieldError("null_island")
-    return (latitude if north == b"N" else -latitude), (longitude if east == b"E" else -longitude)
+    return latitude * _NORTH[north], longitude * _EAST[east]
 
 
 def _degrees(field: bytes) -> float:
