@@ -163,13 +163,17 @@ def _payload(segment: Segment) -> cbor.Value:
             previous = [run, number, digest]
         case reason:
             previous = [reason]
+    tombstones: list[cbor.Value] = [
+        [
+            int(t.reason), t.run, t.first, t.last, t.count, t.from_mono_ns, t.to_mono_ns,
+            t.hash_before, t.hash_end,
+        ]
+        for t in segment.tombstones
+    ]  # fmt: skip
     return [
         VERSION, segment.tenant, segment.device, segment.run, segment.number, previous, int(segment.clock),
         [ev.to_value(event) for event in segment.events],
-        [
-            [int(t.reason), t.run, t.first, t.last, t.count, t.from_mono_ns, t.to_mono_ns, t.hash_before, t.hash_end]
-            for t in segment.tombstones
-        ],
+        tombstones,
     ]  # fmt: skip
 
 
@@ -187,7 +191,22 @@ def _parse_previous(value: cbor.Value, number: int) -> bytes | Previous | str:
 
 def _parse_tombstone(value: cbor.Value) -> Tombstone:
     match value:
-        case [int(reason), bytes(run), int(first), int(last), int(count), int(t0), int(t1), bytes(before), bytes(end)]:
-            if reason in Lost._value2member_map_ and len(run) == RUN_BYTES and 0 <= first <= last and count >= 0:
+        case [
+            int(reason),
+            bytes(run),
+            int(first),
+            int(last),
+            int(count),
+            int(t0),
+            int(t1),
+            bytes(before),
+            bytes(end),
+        ]:
+            if (
+                reason in Lost._value2member_map_
+                and len(run) == RUN_BYTES
+                and 0 <= first <= last
+                and count >= 0
+            ):
                 return Tombstone(Lost(reason), run, first, last, count, t0, t1, before, end)
     raise FormatError("not a tombstone")

@@ -149,7 +149,9 @@ def test_kill_nine_of_everybody(short_dir: Path, shared_drive: Path | None) -> N
     demo = Crashing(options, short_dir, PlainDisplay(), acceptance=oracle_socket)
     for folder in (demo.layout.logs, demo.layout.world):
         folder.mkdir()
-    oracle = Child("oracle", [str(HERE / "oracle.py"), str(oracle_socket), str(told_file)], short_dir / "oracle.log")
+    oracle = Child(
+        "oracle", [str(HERE / "oracle.py"), str(oracle_socket), str(told_file)], short_dir / "oracle.log"
+    )
     plan = [name for name in VICTIMS for _ in range(KILLS_EACH)]
     rng.shuffle(plan)
     in_flight: dict[str, list[int]] = defaultdict(list)
@@ -178,12 +180,17 @@ def test_kill_nine_of_everybody(short_dir: Path, shared_drive: Path | None) -> N
         oracle.stop()
     assert not plan, f"the drive was over before {plan} could be killed"
     assert {name: len(kills) for name, kills in in_flight.items()} == dict.fromkeys(VICTIMS, KILLS_EACH)
-    assert all(min(kills) > 0 for kills in in_flight.values()), f"a kill found nothing in flight: {dict(in_flight)}"
+    assert all(min(kills) > 0 for kills in in_flight.values()), (
+        f"a kill found nothing in flight: {dict(in_flight)}"
+    )
     assert states[VEHICLE]["outbox"]["segments"] == 0, "a segment was never receipted"
     told = [json.loads(line) for line in told_file.read_text("utf-8").splitlines()]
     segments = logged(demo.layout.collector / "store.db")
     last_run = states[VEHICLE]["run"]
-    check([line for line in told if line["run"] != last_run or line["seq"] < states[VEHICLE]["events"]], segments)
+    check(
+        [line for line in told if line["run"] != last_run or line["seq"] < states[VEHICLE]["events"]],
+        segments,
+    )
     assert len({sealed.segment.run for sealed in segments}) == KILLS_EACH + 1
     print(f"in flight at each kill: {dict(in_flight)}; {len(told)} accepted, {len(segments)} segments")
     verified = verify_offline(demo)

@@ -1,4 +1,4 @@
-"""The one data path in one process: bytes of a receiver in, a log row out, a receipt back, the row forgotten."""
+"""One data path in one process: a receiver's bytes in, a log row out, a receipt back, the row forgotten."""
 
 from __future__ import annotations
 
@@ -111,7 +111,8 @@ def test_from_bytes_to_a_log_row_and_back(tmp_path: Path) -> None:
         outcome, outgoing = intake.process([Message(topic, body) for body in bodies if body is not None])
         assert outcome.accepted == len(rows) and not outcome.quarantined
         logged = store.db.execute(
-            "SELECT hash, log_index FROM segments WHERE tenant = ? AND device = ? ORDER BY number", (TENANT, DEVICE)
+            "SELECT hash, log_index FROM segments WHERE tenant = ? AND device = ? ORDER BY number",
+            (TENANT, DEVICE),
         ).fetchall()
         assert [bytes(row[0]) for row in logged] == [row.hash for row in rows]
         assert sequencer.size == len(rows)

@@ -44,7 +44,12 @@ def test_a_tow_is_found_logged_and_proven(tmp_path: Path) -> None:
     assert [title["state"] for title in d["titles"]] == ["ALERT"]
     assert d["log"]["verified"] and d["log"]["size"] >= d["segments"] and len(d["log"]["root"]) > 40
     assert d["bytes"] > 1_000_000 and d["events"] > 500 and d["receipts"] > 0
-    assert {p["name"] for p in d["processes"]} >= {"broker", "collector", f"{VEHICLE}-edge", f"{ROADSIDE}-edge"}
+    assert {p["name"] for p in d["processes"]} >= {
+        "broker",
+        "collector",
+        f"{VEHICLE}-edge",
+        f"{ROADSIDE}-edge",
+    }
     assert all(p["rss_mb"] > 0 for p in d["processes"])
     assert "SIMULATED" in done.stdout
     bundle, trust = Path(d["evidence"]), Path(d["trust"])
@@ -74,8 +79,14 @@ def verify(bundle: Path, trust: Path) -> int:
                 "gaps_s": [12, 207], "fix_gaps_s": [2, 35, 12, 208, 4, 35, 13],
             },
         ),
-        ("gps/munich-gps.nmea", {"position_valid": 1_847, "position_void": 20, "gaps_s": [], "fix_gaps_s": [21]}),
-        ("gps/20160209_RPi_GENIVI_Regensburg.log", {"position_valid": 511, "position_void": 38, "vibration": 540}),
+        (
+            "gps/munich-gps.nmea",
+            {"position_valid": 1_847, "position_void": 20, "gaps_s": [], "fix_gaps_s": [21]},
+        ),
+        (
+            "gps/20160209_RPi_GENIVI_Regensburg.log",
+            {"position_valid": 511, "position_void": 38, "vibration": 540},
+        ),
     ],
 )  # fmt: skip
 def test_real_drives(
@@ -136,8 +147,14 @@ def collected(folder: Path, **changes: Any) -> Collected:
     return Collected(**{**good, **changes})
 
 
+LATE, BEFORE_IT_BEGAN = "1970-01-01T01:00:00+00:00", "1970-01-01T00:01:00+00:00"
 GOOD_REPORT = {"exit_code": 0, "complete": True, "events": 5, "segments": 1}
-TOW = {"device": VEHICLE, "cause": "moved_without_wheels", "opened_at": "1970-01-01T00:02:30+00:00", "sentence": "x"}
+TOW = {
+    "device": VEHICLE,
+    "cause": "moved_without_wheels",
+    "opened_at": "1970-01-01T00:02:30+00:00",
+    "sentence": "x",
+}
 
 
 def rows(
@@ -168,8 +185,8 @@ def test_a_good_run_passes_every_check(tmp_path: Path) -> None:
         (f"{VEHICLE}_chain_verified", {}, {"complete": False}, [TOW], ["ALERT"]),
         (f"{VEHICLE}_chain_verified", {}, {"events": 4}, [TOW], ["ALERT"]),
         ("found_moved_without_wheels", {}, {}, [], ["ALERT"]),
-        ("found_moved_without_wheels", {}, {}, [{**TOW, "opened_at": "1970-01-01T01:00:00+00:00"}], ["ALERT"]),
-        ("found_moved_without_wheels", {}, {}, [{**TOW, "opened_at": "1970-01-01T00:01:00+00:00"}], ["ALERT"]),
+        ("found_moved_without_wheels", {}, {}, [{**TOW, "opened_at": LATE}], ["ALERT"]),
+        ("found_moved_without_wheels", {}, {}, [{**TOW, "opened_at": BEFORE_IT_BEGAN}], ["ALERT"]),
         ("no_false_incident", {}, {}, [TOW, {**TOW, "cause": "jammed"}], ["ALERT"]),
         ("title", {}, {}, [TOW], ["PLEDGED"]),
         ("edge_memory", {"usages": [Usage(f"{VEHICLE}-edge", 80.5, 1.0)]}, {}, [TOW], ["ALERT"]),

@@ -15,9 +15,16 @@ from typing import Any, Final
 
 from cloud_sync.demo_options import DemoOptions
 from cloud_sync.errors import CloudError
-from cloud_sync.runtime import demo_report, titles
+from cloud_sync.runtime import demo_report, demo_summary, titles
 from cloud_sync.runtime.children import Child, ChildFailed, Usage
-from cloud_sync.runtime.demo_config import ROADSIDE, TENANT, VEHICLE, Layout, write_broker_config, write_configs
+from cloud_sync.runtime.demo_config import (
+    ROADSIDE,
+    TENANT,
+    VEHICLE,
+    Layout,
+    write_broker_config,
+    write_configs,
+)
 from cloud_sync.runtime.demo_display import Display, make_display
 from cloud_sync.runtime.demo_report import Collected, Result
 from edge.runtime import facts_client
@@ -80,7 +87,10 @@ class Demo:
         self.command("collector", "collect", self.layout.collector_config)
         self.display.step("pledging the vehicle: title minted, lien proposed and consented")
         titles.pledge_for_demo(
-            self.layout.collector_config, vin=DEMO_VIN, device=VEHICLE, tyres=list((self.world["tyres"] or {}).values())
+            self.layout.collector_config,
+            vin=DEMO_VIN,
+            device=VEHICLE,
+            tyres=list((self.world["tyres"] or {}).values()),
         )
         for node, command in ((VEHICLE, "edge"), (ROADSIDE, "roadside")):
             config = self.layout.node_config(node)
@@ -111,7 +121,9 @@ class Demo:
         """Note everybody's figures. Raises ChildFailed when one has ended."""
         for child in self.children.values():
             if not child.alive:
-                raise ChildFailed(f"{child.name} ended by itself with code {child.process.returncode}: {child.log_tail()}")
+                raise ChildFailed(
+                    f"{child.name} ended by itself with code {child.process.returncode}: {child.log_tail()}"
+                )
             child.usage()
 
     def status(self, node: str) -> dict[str, Any]:
@@ -122,6 +134,8 @@ class Demo:
 
     def drain(self) -> dict[str, dict[str, Any]]:
         """Wait until every accepted event is sealed, logged, receipted and forgotten; the last statuses."""
+        for node in (VEHICLE, ROADSIDE):
+            facts_client.call(self.layout.node(node) / "facts.sock", "seal")
         self.display.step("waiting for the last receipts")
         end = time.monotonic() + DRAIN_TIMEOUT_S
         while True:
@@ -190,7 +204,7 @@ def run(options: DemoOptions) -> int:
             shutil.rmtree(home, ignore_errors=True)
     if options.json is not None:
         options.json.write_text(json.dumps(result.document, indent=2, ensure_ascii=False) + "\n", "utf-8")
-    demo_report.print_summary(result, options, kept=None if temporary else home)
+    demo_summary.print_summary(result, options, kept=None if temporary else home)
     return 0 if result.ok else 1
 
 
@@ -218,5 +232,3 @@ def _keep_evidence(layout: Layout, result: Result, options: DemoOptions, tempora
         shutil.copytree(layout.evidence, kept)
         result.moved_evidence(kept)
     return temporary
-
-

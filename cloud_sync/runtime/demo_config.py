@@ -112,7 +112,13 @@ def write_node_config(
         lines += ["", "[vehicle.tyres]", *(f"{wheel} = {_text(i)}" for wheel, i in world["tyres"].items())]
     if kind == "vehicle" and world["home"]:
         home = world["home"]
-        lines += ["", "[fence]", f"lat = {home['lat']}", f"lon = {home['lon']}", f"radius_m = {home['radius_m']}"]
+        lines += [
+            "",
+            "[fence]",
+            f"lat = {home['lat']}",
+            f"lon = {home['lon']}",
+            f"radius_m = {home['radius_m']}",
+        ]
     if acceptance is not None:
         lines += ["", "[edge]", f"acceptance_socket = {_text(acceptance)}"]
     layout.node_config(node).parent.mkdir(parents=True, exist_ok=True)

@@ -66,7 +66,9 @@ class PlainDisplay:
         percent = int(100 * line["t_s"] / max(line["total_s"], 1e-9))
         if percent >= self._percent + PLAIN_STEP_PERCENT:
             self._percent = percent - percent % PLAIN_STEP_PERCENT
-            print(f"{percent:3d} %  {clock(line['t_s'])}  {line['text']}  {_figures(status)}", file=sys.stderr)
+            print(
+                f"{percent:3d} %  {clock(line['t_s'])}  {line['text']}  {_figures(status)}", file=sys.stderr
+            )
 
     def error(self, text: str) -> None:
         print(f"holdfast demo: {text}", file=sys.stderr)

@@ -10,15 +10,10 @@ import json
 import subprocess
 import sys
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
-
-from cloud_sync.demo_options import DemoOptions
 from cloud_sync.runtime import bundles, queries
 from cloud_sync.runtime.children import Usage
 from cloud_sync.runtime.demo_config import ROADSIDE, TENANT, VEHICLE, Layout
@@ -27,7 +22,6 @@ EDGE_RSS_LIMIT_MB: Final = 80.0
 """What an edge daemon may hold resident: a third of the smallest node we know of (256 MB)."""
 DETECT_LIMIT_S: Final = 180.0
 """Scenario seconds from a true event to its incident; the trade needs 0.8 days."""
-SHOWN_GAPS: Final = 12
 FORBIDDEN_IN_REPLAY: Final = ("moved_without_wheels", "removed_or_opened")
 """A replayed drive holds neither tyres nor a board that could be pulled: these would be invented."""
 
@@ -82,7 +76,9 @@ def assess(run: Collected) -> Result:
     log = queries.log_status(store)
     chain, evidence, verified = _evidence(run, store, incidents)
     _check_data_path(checks, run, verified)
-    checks.add("log_verified", bool(log["verified"]), f"{log['size']} entries, root recomputed from every entry")
+    checks.add(
+        "log_verified", bool(log["verified"]), f"{log['size']} entries, root recomputed from every entry"
+    )
     _check_incidents(checks, run, incidents)
     _check_title(checks, run, titles)
     _check_processes(checks, run.usages)
@@ -173,17 +169,27 @@ def _check_data_path(checks: _Checks, run: Collected, verified: dict[str, dict[s
     for node, state in run.states.items():
         report = verified[node]
         owed = state["outbox"]["segments"] + state["outbox"]["events_unsealed"]
-        checks.add(f"{node}_outbox_empty", owed == 0, f"{state['receipts']} receipts, {owed} segments still owed")
+        checks.add(
+            f"{node}_outbox_empty", owed == 0, f"{state['receipts']} receipts, {owed} segments still owed"
+        )
         checks.add(
             f"{node}_chain_verified",
-            report["exit_code"] == 0 and report.get("complete") is True and report.get("events") == state["events"],
-            f"{state['events']:,} events accepted, {report.get('events')} in {report.get('segments')} logged segments, "
-            f"complete: {report.get('complete')}" + (f", {report['error']}" if report.get("error") else ""),
+            (report["exit_code"], report.get("complete"), report.get("events")) == (0, True, state["events"]),
+            f"{state['events']:,} events accepted, {report.get('events')} logged in {report.get('segments')} "
+            f"segments, complete: {report.get('complete')}{_said(report)}",
         )
     if "incident" in verified:
         report = verified["incident"]
-        checks.add("evidence_verified", report["exit_code"] == 0, "the first incident's bundle, offline, keys pinned"
-                   if report["exit_code"] == 0 else json.dumps(report)[:300])  # fmt: skip
+        checks.add(
+            "evidence_verified",
+            report["exit_code"] == 0,
+            f"the first incident's bundle, offline, keys pinned{_said(report)}",
+        )
+
+
+def _said(report: dict[str, Any]) -> str:
+    """What a failed verification said."""
+    return "" if report["exit_code"] == 0 else f"; holdfast verify: {json.dumps(report)[:300]}"
 
 
 def _check_incidents(checks: _Checks, run: Collected, incidents: list[dict[str, Any]]) -> None:
@@ -210,43 +216,6 @@ def _check_title(checks: _Checks, run: Collected, titles: list[dict[str, Any]]) 
 
 def _check_processes(checks: _Checks, usages: list[Usage]) -> None:
     edge = max((u.rss_mb for u in usages if u.name.endswith("-edge")), default=0.0)
-    checks.add("edge_memory", 0 < edge < EDGE_RSS_LIMIT_MB, f"{edge} MB resident, limit {EDGE_RSS_LIMIT_MB:.0f}")
-
-
-def print_summary(result: Result, options: DemoOptions, *, kept: Path | None) -> None:
-    """The summary a person understands, on stdout."""
-    console = Console(highlight=False, soft_wrap=True)
-    d = result.document
-    mark = "[bold white on blue] REPLAY of a recorded drive [/]" if d["kind"] == "replay" else (
-        "[bold black on yellow] SIMULATED vehicle and sensors [/]")  # fmt: skip
-    console.print(f"\n[bold]Holdfast demo: {escape(d['name'])}[/]  {mark}")
-    r = d["readings"]
-    console.print(
-        f"{d['scenario_s'] / 3600:.2f} h of driving and parking in {d['played_s']:.0f} s: {d['bytes']:,} bytes from serial "
-        f"ports, {r['position_valid']:,} valid fixes ({r['position_estimated']} estimated, {r['position_void']} void), "
-        f"{d['events']:,} events in {d['segments']:,} signed segments, {d['log']['size']:,} log entries."
+    checks.add(
+        "edge_memory", 0 < edge < EDGE_RSS_LIMIT_MB, f"{edge} MB resident, limit {EDGE_RSS_LIMIT_MB:.0f}"
     )
-    if gaps := d["gaps_s"]:
-        shown = ", ".join(map(str, gaps)) if len(gaps) <= SHOWN_GAPS else f"{len(gaps)}, the longest {max(gaps)}"
-        asleep = " (parked, the receiver sleeps by plan)" if d["kind"] == "simulated" else ""
-        console.print(f"Gaps in the receiver's record, in seconds: {shown}{asleep}")
-    if d["incidents"]:
-        table = Table("cause", "after", "what happened", title="Incidents", title_justify="left")
-        for row in d["incidents"]:
-            late = "-" if row["detect_s"] is None else f"{row['detect_s']:.0f} s"
-            table.add_row(row["cause"], late, escape(row["sentence"]))
-        console.print(table)
-    else:
-        console.print("No incident, as it should be." if result.ok else "No incident.")
-    for title in d["titles"]:
-        console.print(f"Title {title['token'][:12]}… of {title.get('device')}: [bold]{title['state']}[/]")
-    console.print("Processes: " + ", ".join(f"{p['name']} {p['rss_mb']:.0f} MB {p['cpu_s']:.1f} s" for p in d["processes"]))
-    for row in d["checks"]:
-        console.print(f"  {'[green]ok  [/]' if row['ok'] else '[bold red]FAIL[/]'} {row['name']}: {escape(row['detail'])}")
-    if d["evidence"]:
-        console.print(f"Evidence: holdfast verify {d['evidence']} --trust {d['trust']}")
-    if kept is not None:
-        console.print(f"Kept in {kept}")
-    if options.json is not None:
-        console.print(f"JSON in {options.json}")
-    console.print("[bold green]Every check held.[/]" if result.ok else "[bold red]A check failed.[/]")

@@ -41,14 +41,14 @@ Refuse: TypeAlias = Callable[[str, bytes], None]
 
 
 def xor(data: bytes) -> int:
-    """All bytes of `data` XORed: the check sum of NMEA 0183 section 5.3.4 is that of `$` to `*`, without them.
+    """All bytes of `data` XORed: NMEA 0183 section 5.3.4 sums from `$` to `*`, without them. Of nothing: 0.
 
     The bytes are folded as one integer: with every halving the lower part takes up the upper one, until
     the lowest byte holds all. Several times faster than a loop over the bytes.
     """
     folded = int.from_bytes(data, "big")
     shift = 1024
-    while shift >= 8 * len(data):
+    while shift >= max(8 * len(data), 8):
         shift >>= 1
     while shift >= 8:
         folded ^= folded >> shift

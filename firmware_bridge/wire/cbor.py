@@ -18,7 +18,7 @@ import cbor2
 
 from firmware_bridge.errors import WireError
 
-Value: TypeAlias = "int | bytes | str | bool | None | list[Value] | dict[int, Value]"
+Value: TypeAlias = "int | bytes | str | bool | list[Value] | dict[int, Value] | None"
 
 MAX_BYTES: Final = 1 << 20
 """Largest item decoded, in bytes: a segment is at most 64 KiB, a bundle section below 1 MiB."""
@@ -71,7 +71,7 @@ def decode(data: bytes, *, max_bytes: int = MAX_BYTES) -> Value:
     try:
         value = cbor2.loads(data)
     # cbor2 5.9 lets decimal.InvalidOperation and others escape on hostile tags: nothing foreign leaves here.
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:
         raise WireError(f"not CBOR: {type(error).__name__}") from error
     _check(value, 0)
     if cbor2.dumps(value, canonical=True) != data:

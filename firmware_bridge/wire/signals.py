@@ -79,7 +79,9 @@ SIGNALS: Final[dict[Sig, Signal]] = {
     Sig.VIBRATION_RMS_X: Signal(_OURS + "Vibration.RmsX", "m/s^2", 0.001, "gravity removed"),
     Sig.VIBRATION_RMS_Y: Signal(_OURS + "Vibration.RmsY", "m/s^2", 0.001, "gravity removed"),
     Sig.VIBRATION_RMS_Z: Signal(_OURS + "Vibration.RmsZ", "m/s^2", 0.001, "gravity removed"),
-    Sig.VIBRATION_PEAK: Signal(_OURS + "Vibration.Peak", "m/s^2", 0.001, "largest magnitude, gravity removed"),
+    Sig.VIBRATION_PEAK: Signal(
+        _OURS + "Vibration.Peak", "m/s^2", 0.001, "largest magnitude, gravity removed"
+    ),
     Sig.TILT: Signal(_OURS + "Tilt", "degrees", 0.1, "angle between gravity now and gravity at rest"),
     Sig.SUPPLY_VOLTAGE: Signal("Vehicle.LowVoltageBattery.CurrentVoltage", "V", 0.01),
     Sig.CASE_OPEN: Signal(_OURS + "Device.CaseOpen", "", 1, "1 while the tamper switch is open"),

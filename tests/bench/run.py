@@ -21,6 +21,7 @@ import daily
 import ledgers
 import paths
 import sensors
+import whole
 from rows import Row
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -32,6 +33,7 @@ MEASURES: dict[str, Callable[[Path], Iterator[Row]]] = {
     "log": ledgers.log,
     "titles": ledgers.titles,
     "day": daily.day,
+    "whole": whole.whole,
 }
 
 

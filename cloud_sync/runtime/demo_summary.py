@@ -1,0 +1,64 @@
+"""The end of a demo for a person: what was read, what was found, what was checked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from cloud_sync.demo_options import DemoOptions
+from cloud_sync.runtime.demo_report import Result
+
+SHOWN_GAPS: Final = 12
+"""More gaps than these are counted, not listed."""
+MARKS: Final = {
+    "replay": "[bold white on blue] REPLAY of a recorded drive [/]",
+    "simulated": "[bold black on yellow] SIMULATED vehicle and sensors [/]",
+}
+
+
+def print_summary(result: Result, options: DemoOptions, *, kept: Path | None) -> None:
+    """The summary a person understands, on stdout."""
+    console = Console(highlight=False, soft_wrap=True)
+    d = result.document
+    console.print(f"\n[bold]Holdfast demo: {escape(d['name'])}[/]  {MARKS[d['kind']]}")
+    r = d["readings"]
+    console.print(
+        f"{d['scenario_s'] / 3600:.2f} h of driving and parking in {d['played_s']:.0f} s: "
+        f"{d['bytes']:,} bytes from serial ports, {r['position_valid']:,} valid fixes "
+        f"({r['position_estimated']} estimated, {r['position_void']} void), "
+        f"{d['events']:,} events in {d['segments']:,} signed segments, {d['log']['size']:,} log entries."
+    )
+    if gaps := d["gaps_s"]:
+        shown = (
+            ", ".join(map(str, gaps)) if len(gaps) <= SHOWN_GAPS else f"{len(gaps)}, the longest {max(gaps)}"
+        )
+        asleep = " (parked, the receiver sleeps by plan)" if d["kind"] == "simulated" else ""
+        console.print(f"Gaps in the receiver's record, in seconds: {shown}{asleep}")
+    if d["incidents"]:
+        table = Table("cause", "after", "what happened", title="Incidents", title_justify="left")
+        for row in d["incidents"]:
+            late = "-" if row["detect_s"] is None else f"{row['detect_s']:.0f} s"
+            table.add_row(row["cause"], late, escape(row["sentence"]))
+        console.print(table)
+    else:
+        console.print("No incident, as it should be." if result.ok else "No incident.")
+    for title in d["titles"]:
+        console.print(f"Title {title['token'][:12]}… of {title.get('device')}: [bold]{title['state']}[/]")
+    console.print(
+        "Processes: "
+        + ", ".join(f"{p['name']} {p['rss_mb']:.0f} MB {p['cpu_s']:.1f} s" for p in d["processes"])
+    )
+    for row in d["checks"]:
+        mark = "[green]ok  [/]" if row["ok"] else "[bold red]FAIL[/]"
+        console.print(f"  {mark} {row['name']}: {escape(row['detail'])}")
+    if d["evidence"]:
+        console.print(f"Evidence: holdfast verify {d['evidence']} --trust {d['trust']}")
+    if kept is not None:
+        console.print(f"Kept in {kept}")
+    if options.json is not None:
+        console.print(f"JSON in {options.json}")
+    console.print("[bold green]Every check held.[/]" if result.ok else "[bold red]A check failed.[/]")
