@@ -51,11 +51,12 @@ class Now:
 
 def plausible(utc_ns: int, now: Now) -> bool:
     """Whether `utc_ns` can be the present: not before the floor, not from the future."""
-    if utc_ns < max(now.floor_ns, MILLENNIUM_NS):
+    floor_ns = now.floor_ns
+    if utc_ns < floor_ns or utc_ns < MILLENNIUM_NS:
         return False
     if now.host_synced:
-        return abs(utc_ns - now.host_wall_ns) <= MAX_AHEAD_NS
-    return now.floor_ns < MILLENNIUM_NS or utc_ns <= now.floor_ns + MAX_AFTER_FLOOR_NS
+        return -MAX_AHEAD_NS <= utc_ns - now.host_wall_ns <= MAX_AHEAD_NS
+    return floor_ns < MILLENNIUM_NS or utc_ns <= floor_ns + MAX_AFTER_FLOOR_NS
 
 
 class TimeKeeper:

@@ -24,7 +24,7 @@ def cut(data: bytes, portion: int = 1 << 30) -> tuple[list[bytes], list[str]]:
     return found, refused
 
 
-@given(st.binary(max_size=MAX_SENTENCE))
+@given(st.binary(max_size=40) | st.binary(min_size=250, max_size=512))
 def test_xor_is_the_sum_of_the_standard(body: bytes) -> None:
     assert xor(body) == reduce(byte_xor, body, 0)
 
@@ -144,3 +144,34 @@ pieces = st.lists(
 def test_portions_never_change_the_result(data: bytes, portion: int) -> None:
     end = b"\r\n"
     assert cut(data + end, portion) == cut(data + end)
+
+
+lines = st.lists(
+    st.sampled_from(
+        [
+            sentence(A) + b"\r\n",
+            sentence(B) + b"\n",
+            sentence(A) + sentence(B) + b"\r\n",
+            sentence(A)[:-1] + b"0\r\n",
+            sentence(b"GP\rXX") + b"\r\n",
+            sentence(b"GP*00,X") + b"\r\n",
+            sentence(b"GP$00,X") + b"\r\n",
+            sentence(b"P" + b"x" * (MAX_SENTENCE - 2)) + b"\r\n",
+            sentence(b"P" + b"x" * (MAX_SENTENCE - 1)) + b"\r\n",
+            sentence(A, b"!") + b"\r\n",
+            b"\n",
+            b"noise\r\n",
+        ]
+    ),
+    max_size=4,
+)
+
+
+@settings(max_examples=200)
+@given(lines, st.integers(0, 60))
+def test_many_lines_at_once_are_read_as_one_by_one(some: list[bytes], at: int) -> None:
+    good = [sentence(A) + b"\r\n"] * 60
+    data = b"".join(good[:at] + some + good[at:])
+    assert cut(data) == cut(data, 1)
+    if not some:
+        assert cut(data) == ([b"$" + A] * 60, [])

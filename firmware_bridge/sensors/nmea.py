@@ -30,6 +30,7 @@ FRESH_MS: Final = 1500
 """Satellites, altitude and accuracy told up to one epoch before still hold; older ones are not used."""
 RMC_GONE_MS: Final = 10_000
 """GGA without RMC for so long: the receiver was set up anew, its kind is open again."""
+RMC_GONE_NS: Final = RMC_GONE_MS * 1_000_000
 DATE_HOLDS_NS: Final = 12 * 3600 * NS
 """How long the last trusted date dates sentences that carry none."""
 SAMPLE_BYTES: Final = 32
@@ -111,11 +112,12 @@ class NmeaDecoder:
         self._now = now
         out: list[Reading | Refusal] = []
         self._out = out
-        handlers = self._by_address
+        handlers = self._by_address.get
+        learn = self._learn
         intact = self.intact
         for body in self._splitter.feed(data):
             intact += 1
-            handler = handlers.get(body[:7], self._learn)
+            handler = handlers(body[:7], learn)
             try:
                 handler(body)
             except FieldError as error:
@@ -183,7 +185,7 @@ class NmeaDecoder:
         tod = fields.time_of_day_ms(f[1])
         self._begin(tod)
         self._last_gga = (tod, f)
-        if self._alone(tod):
+        if self._kind is not _Kind.RMC or self._rmc_gone(tod):
             self._offer(tod, partial(self._give_gga, tod, f))
 
     def _give_gga(self, tod: int | None, f: Fields, now: Now) -> None:
@@ -207,7 +209,7 @@ class NmeaDecoder:
         if tod is None:
             return
         self._begin(tod)
-        if self._alone(tod):
+        if self._kind is not _Kind.RMC or self._rmc_gone(tod):
             self._offer(tod, partial(self._give_gll, tod, f))
 
     def _give_gll(self, tod: int | None, f: Fields, now: Now) -> None:
@@ -261,20 +263,14 @@ class NmeaDecoder:
         self._tod = tod
         self._flush_sky()
 
-    def _alone(self, tod: int | None) -> bool:
-        """Whether a fix that is no RMC may count: only where the receiver sends none."""
-        if self._kind is _Kind.RMC:
-            if not self._rmc_gone(tod):
-                return False
-            self._kind = _Kind.OPEN
-        return True
-
     def _rmc_gone(self, tod: int | None) -> bool:
-        if self._now.mono_ns - self._rmc_ns > RMC_GONE_MS * 1_000_000:
-            return True
-        if tod is None or self._rmc_tod is None:
-            return False
-        return RMC_GONE_MS < (tod - self._rmc_tod) % DAY_MS < HALF_DAY_MS
+        """Whether a receiver that sent RMC sends none any more: GGA or GLL may count again."""
+        gone = self._now.mono_ns - self._rmc_ns > RMC_GONE_NS
+        if not gone and tod is not None and self._rmc_tod is not None:
+            gone = RMC_GONE_MS < (tod - self._rmc_tod) % DAY_MS < HALF_DAY_MS
+        if gone:
+            self._kind = _Kind.OPEN
+        return gone
 
     def _offer(self, tod: int | None, give: Give) -> None:
         """Give the fix of a receiver without RMC, once an epoch; hold the very first."""
@@ -370,9 +366,9 @@ class NmeaDecoder:
         """Altitude, HDOP and satellites used, from GGA, or HDOP alone from GSA."""
         gga = self._last_gga
         if gga is not None and _fresh(gga[0], tod):
-            f = gga[1]
-            used = int(f[7]) if f[7].isdigit() and len(f[7]) <= 3 else None
-            return fields.number(f[9]), fields.number(f[8]), used
+            used, hdop, altitude = gga[1][7:10]
+            satellites = int(used) if used.isdigit() and len(used) <= 3 else None
+            return fields.number(altitude), fields.number(hdop), satellites
         gsa = self._last_gsa
         if gsa is not None and _fresh(gsa[0], tod):
             f = gsa[1].split(b",")

@@ -24,6 +24,7 @@ PIVOT_YEAR: Final = 80
 week starts there. None of them is ever plausible."""
 _NORTH: Final = {b"N": 1.0, b"S": -1.0}
 _EAST: Final = {b"E": 1.0, b"W": -1.0}
+_WHOLE_SECOND: Final = {b"": 0, b"0": 0, b"00": 0, b"000": 0}
 _EPOCH: Final = date(1970, 1, 1).toordinal()
 
 MODES: Final[dict[bytes, FixQuality]] = {
@@ -80,12 +81,12 @@ def coordinates(lat: bytes, north: bytes, lon: bytes, east: bytes) -> tuple[floa
 
 
 def _degrees(field: bytes) -> float:
-    point = field.find(b".")
-    if not field.replace(b".", b"", 1).isdigit():
+    left, _, right = field.partition(b".")
+    if not left.isdigit() or (right and not right.isdigit()):
         if not field:
             raise FieldError("coordinate_missing")
         raise FieldError("coordinate_signed" if field[:1] in (b"-", b"+") else "coordinate_malformed")
-    if not 3 <= (point if point >= 0 else len(field)) <= 5:
+    if not 3 <= len(left) <= 5:
         raise FieldError("coordinate_malformed")
     number = float(field)
     whole = number // 100.0
@@ -105,13 +106,17 @@ def time_of_day_ms(field: bytes) -> int | None:
     if not field:
         return None
     clock, _, fraction = field.partition(b".")
-    if len(clock) != 6 or not clock.isdigit() or (fraction and not fraction.isdigit()):
+    if len(clock) != 6 or not clock.isdigit():
         raise FieldError("bad_time")
+    ms = _WHOLE_SECOND.get(fraction)
+    if ms is None:
+        if not fraction.isdigit():
+            raise FieldError("bad_time")
+        ms = int((fraction + b"00")[:3])
     number = int(clock)
     hours, minutes, seconds = number // 10_000, number // 100 % 100, number % 100
     if hours > 23 or minutes > 59 or seconds > 60:
         raise FieldError("bad_time")
-    ms = int((fraction + b"000")[:3]) if fraction else 0
     return ((hours * 60 + minutes) * 60 + seconds) * 1000 + ms
 
 

@@ -41,19 +41,23 @@ Refuse: TypeAlias = Callable[[str, bytes], None]
 
 
 def xor(data: bytes) -> int:
-    """All bytes of `data` XORed: NMEA 0183 section 5.3.4 sums from `$` to `*`, without them. Of nothing: 0.
+    """All bytes of `data`, at most 512, XORed.
 
-    The bytes are folded as one integer: with every halving the lower part takes up the upper one, until
-    the lowest byte holds all. Several times faster than a loop over the bytes.
+    The check sum of NMEA 0183 section 5.3.4 is that of all between `$` and `*`. The bytes are folded as one
+    integer: with every halving the lower part takes up the upper one, until the lowest byte holds all.
+    Several times faster than a loop over the bytes.
     """
     folded = int.from_bytes(data, "big")
-    shift = 1024
-    while shift >= max(8 * len(data), 8):
-        shift >>= 1
-    while shift >= 8:
-        folded ^= folded >> shift
-        shift >>= 1
-    return folded & 0xFF
+    if len(data) > 128:
+        folded ^= folded >> 2048
+        folded ^= folded >> 1024
+    folded ^= folded >> 512
+    folded ^= folded >> 256
+    folded ^= folded >> 128
+    folded ^= folded >> 64
+    folded ^= folded >> 32
+    folded ^= folded >> 16
+    return (folded ^ folded >> 8) & 0xFF
 
 
 def _line_sums(block: bytes, lines: list[bytes]) -> list[int]:
