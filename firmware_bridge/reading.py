@@ -82,12 +82,20 @@ class Position:
     """Receiver's date and time, None where its date is missing or distrusted."""
 
     def __post_init__(self) -> None:
+        speed, course = self.speed_mps, self.course_deg
+        if (
+            -90.0 <= self.lat_deg <= 90.0
+            and -180.0 <= self.lon_deg <= 180.0
+            and (speed is None or 0.0 <= speed <= 1000.0)
+            and (course is None or 0.0 <= course <= 360.0)
+        ):
+            return  # one test for every fix; which of them failed is asked only of those that did
         _within("latitude", self.lat_deg, -90.0, 90.0)
         _within("longitude", self.lon_deg, -180.0, 180.0)
-        if self.speed_mps is not None:
-            _within("speed in m/s", self.speed_mps, 0.0, 1000.0)
-        if self.course_deg is not None:
-            _within("course", self.course_deg, 0.0, 360.0)
+        if speed is not None:
+            _within("speed in m/s", speed, 0.0, 1000.0)
+        if course is not None:
+            _within("course", course, 0.0, 360.0)
 
     @property
     def estimated(self) -> bool:
