@@ -31,7 +31,7 @@ test: $(VENV)/.dev packages lint ## lint and all tests; the count of tests close
 lint: $(VENV)/.dev ## ruff, mypy --strict, import contracts
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
-	@$(BIN)/lint-imports
+	@$(BIN)/lint-imports --no-logo
 
 bench: $(VENV)/.dev ## measure speeds and sizes; writes bench.json
 	@$(BIN)/python tests/bench/run.py

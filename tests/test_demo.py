@@ -38,6 +38,7 @@ def test_a_tow_is_found_logged_and_proven(tmp_path: Path) -> None:
     done, d = demo(tmp_path, "--scenario", "tow")
     assert done.returncode == 0, done.stderr + done.stdout
     assert d["ok"] and not failed(d)
+    assert_the_document_is_whole(d)
     assert [row["cause"] for row in d["incidents"]] == ["moved_without_wheels"]
     first = d["incidents"][0]
     assert 0 <= first["detect_s"] <= 120 and "without a wheel turning" in first["sentence"]
@@ -59,6 +60,19 @@ def test_a_tow_is_found_logged_and_proven(tmp_path: Path) -> None:
     spoilt[len(spoilt) // 2] ^= 1
     (tmp_path / "spoilt.hfb").write_bytes(spoilt)
     assert verify(tmp_path / "spoilt.hfb", trust) == 40
+
+
+def assert_the_document_is_whole(d: dict[str, Any]) -> None:
+    """What scripts rely on; keys may be added, none may go."""
+    assert set(d) >= {
+        "ok", "checks", "bytes", "readings", "gaps_s", "fix_gaps_s", "events", "segments", "receipts", "log",
+        "incidents", "titles", "processes", "evidence",
+    }  # fmt: skip
+    assert all(set(check) == {"name", "ok", "detail"} for check in d["checks"]) and len(d["checks"]) >= 10
+    assert set(d["readings"]) >= {"position", "position_valid", "position_estimated", "position_void"}
+    assert set(d["log"]) >= {"origin", "size", "root", "verified"}
+    assert all(set(row) >= {"cause", "opened_at", "detect_s", "sentence"} for row in d["incidents"])
+    assert all(set(row) >= {"name", "rss_mb", "cpu_s"} for row in d["processes"])
 
 
 def verify(bundle: Path, trust: Path) -> int:
@@ -116,6 +130,14 @@ def test_a_file_without_a_sentence(tmp_path: Path) -> None:
     assert "empty.nmea" in done.stderr and "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
+def test_a_file_of_another_kind_is_no_quiet_drive(tmp_path: Path) -> None:
+    (tmp_path / "picture.bin").write_bytes(bytes(range(256)) * 40)
+    done, d = demo(tmp_path, "--replay", "picture.bin")
+    assert done.returncode == 1 and [check["name"] for check in failed(d)] == ["input_understood"]
+    assert "NMEA" in failed(d)[0]["detail"]
+
+
 def test_a_folder_with_other_things_is_left_alone(tmp_path: Path) -> None:
     other = tmp_path / "mine"
     other.mkdir()
@@ -131,7 +153,8 @@ def test_a_folder_with_other_things_is_left_alone(tmp_path: Path) -> None:
 def collected(folder: Path, **changes: Any) -> Collected:
     """What a good run of one true tow leaves behind, changed."""
     state = {
-        "port_bytes": {"gnss": 10}, "outbox": {"segments": 0, "events_unsealed": 0},
+        "readings": {"position": 3, "port_state": 1}, "refused": {}, "port_bytes": {"gnss": 10},
+        "outbox": {"segments": 0, "events_unsealed": 0},
         "events": 5, "receipts": 1, "bytes": 10,
     }  # fmt: skip
     good: dict[str, Any] = {
@@ -158,10 +181,17 @@ TOW = {
 
 
 def rows(
-    run: Collected, reports: dict[str, dict[str, Any]], incidents: list[dict[str, Any]], titles: list[str]
+    run: Collected,
+    reports: dict[str, dict[str, Any]],
+    incidents: list[dict[str, Any]],
+    titles: list[str],
+    log_verified: bool = True,
+    refused: list[dict[str, Any]] | None = None,
 ) -> dict[str, bool]:
     checks = demo_report._Checks()
+    demo_report._check_input(checks, run.states[VEHICLE])
     demo_report._check_data_path(checks, run, reports)
+    demo_report._check_log(checks, {"verified": log_verified, "size": 3}, refused or [])
     demo_report._check_incidents(checks, run, demo_report._incidents(run, incidents))
     demo_report._check_title(checks, run, [{"state": state} for state in titles])
     demo_report._check_processes(checks, run.usages)
@@ -169,7 +199,13 @@ def rows(
 
 
 def both(**changes: Any) -> dict[str, dict[str, Any]]:
-    return {VEHICLE: {**GOOD_REPORT, **changes}, ROADSIDE: dict(GOOD_REPORT)}
+    return {VEHICLE: {**GOOD_REPORT, **changes}, ROADSIDE: dict(GOOD_REPORT), "incident": dict(GOOD_REPORT)}
+
+
+def owing(node: str) -> dict[str, Any]:
+    """A run in which `node` still owes a segment."""
+    states = collected(Path()).states
+    return {"states": {**states, node: {**states[node], "outbox": {"segments": 1, "events_unsealed": 0}}}}
 
 
 def test_a_good_run_passes_every_check(tmp_path: Path) -> None:
@@ -193,10 +229,30 @@ def test_a_good_run_passes_every_check(tmp_path: Path) -> None:
         ("edge_memory", {"usages": []}, {}, [TOW], ["ALERT"]),
     ],
 )  # fmt: skip
-def test_each_check_can_fail(
+def test_each_check_of_the_run_can_fail(
     tmp_path: Path, name: str, changes: dict[str, Any], reports: dict[str, Any],
     incidents: list[dict[str, Any]], titles: list[str],
 ) -> None:  # fmt: skip
     result = rows(collected(tmp_path, **changes), both(**reports), incidents, titles)
-    assert result[name] is False
     assert [key for key, ok in result.items() if not ok] == [name]
+
+
+def failing(result: dict[str, bool]) -> list[str]:
+    return [key for key, ok in result.items() if not ok]
+
+
+def test_the_other_checks_can_fail(tmp_path: Path) -> None:
+    run = collected(tmp_path)
+    assert failing(rows(run, both(), [TOW], ["ALERT"], log_verified=False)) == ["log_verified"]
+    forged = [{"device": VEHICLE, "detail": "two nodes use one identity"}]
+    assert failing(rows(run, both(), [TOW], ["ALERT"], refused=forged)) == ["nothing_quarantined"]
+    bad = {**both(), "incident": {"exit_code": 40, "error": "a proof does not hold"}}
+    assert failing(rows(run, bad, [TOW], ["ALERT"])) == ["evidence_verified"]
+    lost = {**both(), ROADSIDE: {**GOOD_REPORT, "events": 4}}
+    assert failing(rows(run, lost, [TOW], ["ALERT"])) == [f"{ROADSIDE}_chain_verified"]
+    for node in (VEHICLE, ROADSIDE):
+        owed = collected(tmp_path, **owing(node))
+        assert failing(rows(owed, both(), [TOW], ["ALERT"])) == [f"{node}_outbox_empty"]
+    noise = {**run.states[VEHICLE], "readings": {"port_state": 1}, "refused": {"garbage": 9}}
+    deaf = collected(tmp_path, states={**run.states, VEHICLE: noise})
+    assert failing(rows(deaf, both(), [TOW], ["ALERT"])) == ["input_understood"]

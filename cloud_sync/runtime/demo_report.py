@@ -22,6 +22,19 @@ EDGE_RSS_LIMIT_MB: Final = 80.0
 """What an edge daemon may hold resident: a third of the smallest node we know of (256 MB)."""
 DETECT_LIMIT_S: Final = 180.0
 """Scenario seconds from a true event to its incident; the trade needs 0.8 days."""
+DAMAGED: Final = frozenset(
+    {
+        "garbage",
+        "bad_checksum",
+        "no_checksum",
+        "too_long",
+        "too_short",
+        "bad_cobs",
+        "bad_crc",
+        "unknown_version",
+    }
+)
+"""Reasons of refusal that do not even prove a sentence or frame."""
 FORBIDDEN_IN_REPLAY: Final = ("moved_without_wheels", "removed_or_opened")
 """A replayed drive holds neither tyres nor a board that could be pulled: these would be invented."""
 
@@ -74,11 +87,12 @@ def assess(run: Collected) -> Result:
     incidents = _incidents(run, queries.incidents(store, TENANT))
     titles = queries.titles(store, TENANT)
     log = queries.log_status(store)
+    alarms = queries.alarms(store, TENANT)
+    quarantine = queries.quarantine(store, TENANT)
     chain, evidence, verified = _evidence(run, store, incidents)
+    _check_input(checks, vehicle)
     _check_data_path(checks, run, verified)
-    checks.add(
-        "log_verified", bool(log["verified"]), f"{log['size']} entries, root recomputed from every entry"
-    )
+    _check_log(checks, log, [*alarms, *quarantine])
     _check_incidents(checks, run, incidents)
     _check_title(checks, run, titles)
     _check_processes(checks, run.usages)
@@ -99,6 +113,8 @@ def assess(run: Collected) -> Result:
         "segments": sum(state["segments"] for state in run.states.values()),
         "receipts": sum(state["receipts"] for state in run.states.values()),
         "log": log,
+        "alarms": alarms,
+        "quarantine": quarantine,
         "incidents": incidents,
         "titles": titles,
         "processes": [{"name": u.name, "rss_mb": u.rss_mb, "cpu_s": u.cpu_s} for u in run.usages],
@@ -156,6 +172,30 @@ def _verify(bundle: Path, trust: Path) -> dict[str, Any]:
     except ValueError:
         report = {"error": (done.stderr or done.stdout).strip()[-400:]}
     return {**report, "exit_code": done.returncode}
+
+
+def _check_input(checks: _Checks, vehicle: dict[str, Any]) -> None:
+    """Something was understood: a file of another kind must not pass as a quiet drive."""
+    readings = sum(count for kind, count in vehicle["readings"].items() if kind != "port_state")
+    intact = sum(count for reason, count in vehicle["refused"].items() if reason not in DAMAGED)
+    checks.add(
+        "input_understood",
+        readings + intact > 0,
+        f"{readings:,} readings, {intact:,} intact sentences or frames that are none"
+        if readings + intact
+        else "not one intact sentence or frame: is this an NMEA 0183 or GENIVI log?",
+    )
+
+
+def _check_log(checks: _Checks, log: dict[str, Any], refused: list[dict[str, Any]]) -> None:
+    checks.add(
+        "log_verified", bool(log["verified"]), f"{log['size']} entries, root recomputed from every entry"
+    )
+    checks.add(
+        "nothing_quarantined",
+        not refused,
+        "; ".join(f"{row['device']}: {row['detail']}" for row in refused[:3]) or "no alarm, no quarantine",
+    )
 
 
 def _check_data_path(checks: _Checks, run: Collected, verified: dict[str, dict[str, Any]]) -> None:
