@@ -100,7 +100,7 @@ def _split(data: bytes) -> tuple[bytes, bytes, bytes]:
         message = cbor2.loads(body)
         # Others' headers may hold what our value set does not; byte identity is asked of the whole message.
         same = cbor2.dumps(message) == body
-    except Exception as error:
+    except cbor.FAULTS as error:
         raise WireError(f"not CBOR: {type(error).__name__}") from error
     match message:
         case [bytes() as protected, dict(), bytes() as payload, bytes() as signature] if same:
