@@ -54,6 +54,7 @@ $(VENV)/.demo: requirements/build.txt requirements/cloud.txt
 	@touch $@
 
 $(VENV)/.project: $(VENV)/.demo pyproject.toml setup.py
+	@rm -rf *.egg-info  # a stale one would be read before the installed one
 	@PYTHONWARNINGS=ignore $(PIP) install --no-deps --no-build-isolation -e .
 	@touch $@
 

@@ -1,8 +1,8 @@
-"""The cloud's commands: `holdfast collect | broker | title | erase | evidence | demo`.
+"""The cloud's commands: `holdfast collect | broker | title | erase | evidence | log | demo`.
 
 Only wiring: every command loads what it needs inside its function, so that one command's start does not
-pay for the others' imports. Exit codes: 0 done, 2 the command line or configuration cannot be meant, 1 what
-was asked for was refused or failed.
+pay for the others' imports. Exit codes: 0 done, 2 the command line or configuration cannot be meant, 13
+owner, mode or mount of the store are in the way, 1 what was asked for was refused or failed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from cloud_sync.errors import CloudError, ConfigError, NotFound
+from cloud_sync.errors import CloudError, ConfigError, NotFound, StoreReadOnly
 from edge.errors import EdgeError
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 EXIT_FAILED: Final = 1
 EXIT_USAGE: Final = 2
+EXIT_PERMISSION: Final = 13
 
 ConfigOption = Annotated[Path, typer.Option("--config", help="collector.toml", show_default=False)]
 TenantOption = Annotated[
@@ -41,6 +42,7 @@ broker = typer.Typer(help="The embedded MQTT broker.", add_completion=False)
 title = typer.Typer(help="Titles of pledged vehicles.", add_completion=False, no_args_is_help=True)
 erase = typer.Typer(help="Erase one device's month; every proof still holds.", add_completion=False)
 evidence = typer.Typer(help="Export the evidence of an incident.", add_completion=False)
+log = typer.Typer(help="The log, its devices, alarms, and what was refused and why.", add_completion=False)
 demo = typer.Typer(help="The whole system on this machine, on a scenario.", add_completion=False)
 
 
@@ -52,6 +54,9 @@ def _said_plainly() -> Iterator[None]:
     except ConfigError as error:
         typer.echo(f"holdfast: {error}", err=True)
         raise typer.Exit(EXIT_USAGE) from error
+    except StoreReadOnly as error:
+        typer.echo(f"holdfast: {error}", err=True)
+        raise typer.Exit(EXIT_PERMISSION) from error
     except (CloudError, EdgeError) as error:
         typer.echo(f"holdfast: {error}", err=True)
         raise typer.Exit(EXIT_FAILED) from error
@@ -289,7 +294,7 @@ def _erase(
         wall_ms = make_clock(files).wall_ns() // 1_000_000
         sign = signer(load_keys(files).ledger, wall_ms)
         who = tenant_of(config, tenant)
-        with Store(files.store) as store:
+        with Store(files.store, create=False) as store:
             done = erase_month(store, who, device, month, reason, sign=sign, wall_ms=wall_ms)
     if as_json:
         value = {
@@ -349,19 +354,38 @@ def _chosen(rows: list[dict[str, Any]], incident: str) -> dict[str, Any]:
 
 
 def _list_incidents(rows: list[dict[str, Any]], as_json: bool) -> None:
+    from cloud_sync.runtime.said import printable
+
     if as_json:
         typer.echo(json.dumps(rows, indent=2, ensure_ascii=False))
         return
     for number, row in enumerate(rows, 1):
         typer.echo(f"{number:>3}  {row['opened_at']}  {row['state']:<6}  {row['cause']:<20}  {row['device']}")
-        typer.echo(f"     {_printable(row['sentence'])}")
+        typer.echo(f"     {printable(row['sentence'])}")
     if not rows:
         typer.echo("no incidents", err=True)
 
 
-def _printable(text: str) -> str:
-    """A device's text for a terminal: what could steer it is shown, not sent."""
-    return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)
+@log.command()
+def _log(
+    config: ConfigOption,
+    tenant: Annotated[
+        str | None, typer.Option("--tenant", help="Only this tenant; all of them unless given.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """The log, its devices, alarms, and what was refused and why; changes nothing."""
+    from cloud_sync.runtime import log_view
+    from cloud_sync.runtime.collector_files import load_config
+    from cloud_sync.runtime.titles import tenant_of
+
+    with _said_plainly():
+        who = None if tenant is None else tenant_of(config, tenant)
+        value = log_view.view(load_config(config).store, who)
+    if as_json:
+        typer.echo(json.dumps(value, indent=2))
+    else:
+        log_view.screen(value)
 
 
 @demo.command()
@@ -386,7 +410,14 @@ def _demo(
 
 
 if __name__ == "__main__":
-    apps = {"collect": collect, "broker": broker, "title": title, "erase": erase, "evidence": evidence}
+    apps = {
+        "collect": collect,
+        "broker": broker,
+        "title": title,
+        "erase": erase,
+        "evidence": evidence,
+        "log": log,
+    }
     name = sys.argv[1] if len(sys.argv) > 1 else ""
     if name not in apps and name != "demo":
         raise SystemExit(f"python -m cloud_sync {' | '.join([*apps, 'demo'])}")

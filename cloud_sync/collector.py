@@ -46,6 +46,25 @@ class Reason(StrEnum):
     EXPIRED_KEY = "expired_key"
 
 
+REMEDIES: Final[dict[Reason, str]] = {
+    Reason.OVERSIZED: "no edge seals such a segment: update its software, or see who else sends there",
+    Reason.WRONG_TOPIC: "see which client the broker lets publish there, and correct its access rules",
+    Reason.MALFORMED: "these bytes are no segment: update its software, or see who else sends there",
+    Reason.UNKNOWN_DEVICE: "if it is yours, enrol it: put its event certificate at "
+    "devices/TENANT/DEVICE.crt; it is found without a restart, and the device sends again",
+    Reason.WRONG_KEY: "put the certificate of its present event key (not of its TLS key) at "
+    "devices/TENANT/DEVICE.crt; if the one there is right, somebody sends in its name: revoke its TLS key",
+    Reason.BAD_SIGNATURE: "the bytes were changed after they were signed: check the device's storage; if "
+    "that is sound, somebody sends in its name: revoke its TLS key",
+    Reason.WRONG_DEVICE: "its node.toml names another tenant or device than its keys: correct it",
+    Reason.WRONG_CLOCK: "a replay or simulation: send it to a collector for those, or take its kind into "
+    "[policy] accept_kinds",
+    Reason.EXPIRED_KEY: "renew its event certificate and put it at devices/TENANT/DEVICE.crt; if it is "
+    "valid, this machine's clock is wrong",
+}
+"""What an operator does about each reason."""
+
+
 @dataclass(frozen=True, slots=True)
 class Message:
     """One MQTT message as it came."""
@@ -101,7 +120,7 @@ class Quarantined:
     """Of the topic; empty where it is none of ours."""
     reason: Reason
     detail: str
-    """One sentence that says what to do."""
+    """One sentence that says what is wrong; REMEDIES says what to do."""
 
 
 class Registry:

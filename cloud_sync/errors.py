@@ -3,7 +3,8 @@
 CloudError
 ├── ConfigError         the operator: the configuration cannot be meant; says where and what to do
 ├── StoreError          the store cannot do what was asked
-│   └── StoreBusy       full, locked or read-only right now: nothing was committed, repeat later
+│   └── StoreBusy       full or locked right now: nothing was committed, repeat later
+│       └── StoreReadOnly   cannot be opened or written: owner, mode or mount; somebody must act first
 ├── LogError            the log must not go on; the operator decides
 │   ├── Fenced          another sequencer has taken over: this process must end
 │   ├── RolledBack      the store is behind, or differs from, a checkpoint that was published: never sign
@@ -30,6 +31,10 @@ class StoreError(CloudError):
 
 class StoreBusy(StoreError):
     """Full, locked or read-only right now: nothing was committed."""
+
+
+class StoreReadOnly(StoreBusy):
+    """The store's folder cannot be written: its owner, mode or mount must be put right."""
 
 
 class LogError(CloudError):

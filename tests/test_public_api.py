@@ -23,6 +23,7 @@ COMMANDS = {
     "edge": "edge.__main__:edge",
     "erase": "cloud_sync.__main__:erase",
     "evidence": "cloud_sync.__main__:evidence",
+    "log": "cloud_sync.__main__:log",
     "outbox": "edge.__main__:outbox",
     "roadside": "edge.__main__:roadside",
     "status": "edge.__main__:status",

@@ -86,7 +86,7 @@ def validate(text: str, market: Market) -> str:
     """The normalised VIN of `text` if it can be a vehicle of `market`. Raises VinError saying the rule."""
     vin = normalise(text)
     if len(set(vin)) < _MIN_DISTINCT or vin in _COUNTING:
-        raise VinError("that is a placeholder, not a vehicle: read the VIN from the vehicle's plate")
+        raise VinError("that number is made up, not a vehicle's: read the VIN from the vehicle's plate")
     if not vin[-_SERIAL_DIGITS:].isdigit():
         raise VinError(f"the last {_SERIAL_DIGITS} characters of a VIN are digits")
     if market in CHECK_DIGIT_MARKETS and vin[_CHECK_AT] != check_digit(vin):

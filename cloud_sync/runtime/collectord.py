@@ -11,6 +11,7 @@ it silently, with the connection still shown as up.
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import signal
@@ -26,8 +27,8 @@ import paho.mqtt.client as mqtt
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 
-from cloud_sync.collector import Message, Registry
-from cloud_sync.errors import CloudError, ConfigError, StoreBusy
+from cloud_sync.collector import REMEDIES, Message, Registry
+from cloud_sync.errors import CloudError, ConfigError, StoreBusy, StoreReadOnly
 from cloud_sync.runtime.collector_files import (
     CollectorConfig,
     CollectorKeys,
@@ -38,6 +39,7 @@ from cloud_sync.runtime.collector_files import (
 from cloud_sync.runtime.devices import load_devices
 from cloud_sync.runtime.intake import Intake, Outcome
 from cloud_sync.runtime.projector import Projector
+from cloud_sync.runtime.said import Limiter, printable
 from cloud_sync.runtime.sequencer import Published, Sequencer
 from cloud_sync.runtime.store import Store
 from edge.errors import ConfigError as EdgeConfigError
@@ -62,6 +64,7 @@ BACKOFF_S: Final = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 """Waits between attempts at a broker or a store that is not there."""
 KEEPALIVE_S: Final = 30
 CONNECT_TIMEOUT_S: Final = 5.0
+EXIT_PERMISSION: Final = 13
 
 
 @dataclass(slots=True)
@@ -89,6 +92,7 @@ class Collector:
         self._stop = False
         self._dial_failures = 0
         self._store_failures = 0
+        self._limiter = Limiter()
         self._not_before = {"dial": 0.0, "store": 0.0, "step": 0.0}
 
     def stop(self) -> None:
@@ -225,13 +229,26 @@ class Collector:
         )
 
     def _say(self, outcome: Outcome) -> None:
-        if outcome.quarantined:
-            log.warning(
-                "quarantined: %s", {str(reason): count for reason, count in outcome.quarantined.items()}
+        for (tenant, device, reason), detail in outcome.refused.items():
+            who = f"{tenant}/{device}" if device else "a topic that is no device's"
+            self._say_limited(
+                logging.WARNING,
+                reason.value,
+                f"quarantined from {who}, {reason}: {printable(detail)}; {REMEDIES[reason]}",
             )
-        if outcome.forks:
-            log.error("%d segments fork a chain: a device's identity is used twice", outcome.forks)
+        for alarm in outcome.alarms:
+            self._say_limited(
+                logging.ERROR,
+                alarm.kind,
+                f"{alarm.kind} of {alarm.tenant}/{alarm.device}: {printable(alarm.detail)}",
+            )
         log.debug("%d accepted, %d duplicates", outcome.accepted, outcome.duplicates)
+
+    def _say_limited(self, level: int, kind: str, text: str) -> None:
+        withheld = self._limiter.withheld(kind, time.monotonic())
+        if withheld is not None:
+            more = f" ({withheld} more of this kind were not said: `holdfast log`)" if withheld else ""
+            log.log(level, "%s%s", text, more)
 
 
 def open_intake(
@@ -267,7 +284,8 @@ def open_intake(
 
 def run(config_path: Path) -> int:
     """Collect until SIGTERM or SIGINT. Returns 0 after an orderly end, 2 for a configuration that cannot be
-    meant, 1 when the store or the log must not be used."""
+    meant, 13 when owner, mode or mount of the store's folder are in the way, 1 when the store or the log
+    must not be used."""
     try:
         config = load_config(config_path)
         _log_to_stderr(config.log_level)
@@ -277,9 +295,16 @@ def run(config_path: Path) -> int:
     except ConfigError as error:
         print(f"collect: {error}", file=sys.stderr)
         return 2
+    except StoreReadOnly as error:
+        print(f"collect: {error}", file=sys.stderr)
+        return EXIT_PERMISSION
     except CloudError as error:
         print(f"collect: {error}", file=sys.stderr)
         return 1
+    except OSError as error:  # the published checkpoint
+        denied = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
+        print(f"collect: {error}{': check owner, mode and mount' if denied else ''}", file=sys.stderr)
+        return EXIT_PERMISSION if denied else 1
     collector = Collector(config, intake, sequencer)
 
     def stop(number: int, frame: FrameType | None) -> None:

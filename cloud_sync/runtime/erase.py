@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
-from cloud_sync.errors import ConfigError, StoreBusy
+from cloud_sync.errors import ConfigError, NotFound, StoreBusy
 from cloud_sync.runtime import projector
 from cloud_sync.runtime.store import Store, log_statement
 from cloud_sync.statement import ERASURE, make_statement
@@ -51,15 +51,17 @@ def erase_month(
     """Erase what `device` told in `month` ('YYYY-MM', UTC). Durable on return, also in the file's free pages.
 
     The statement is logged by the collector's next step. A second call finds nothing and says so with
-    zeros. Raises ConfigError for a month or reason that cannot be meant, StoreBusy when the store cannot
-    be written now, or a reader keeps the old pages in the write-ahead log (erased then, and cleaned up by
-    the next call).
+    zeros. Raises ConfigError for a month or reason that cannot be meant, NotFound for a store that no
+    collector has written yet, StoreBusy when the store cannot be written now, or a reader keeps the old
+    pages in the write-ahead log (erased then, and cleaned up by the next call).
     """
     begin_ms, end_ms = _range(month)
     if not 0 < len(reason) <= MAX_REASON_CHARS or not reason.isprintable():
         raise ConfigError(
             f"the reason is 1 .. {MAX_REASON_CHARS} printable characters: it is signed and logged"
         )
+    if store.meta("origin") is None:
+        raise NotFound(f"no collector has run with {store.path} yet: there is nothing to erase")
     scope = (tenant, device, month, month)
     with store.transaction() as db:
         count, size = db.execute(

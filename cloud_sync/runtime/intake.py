@@ -39,6 +39,9 @@ log = logging.getLogger(__name__)
 
 RESCAN_S: Final = 2.0
 """Least time between two looks at the devices folder, so that an unknown key cannot make us read all day."""
+CHAIN_FORK: Final = "chain_fork"
+PROJECTION_FAILED: Final = "projection_failed"
+"""Kinds of alarm; they stand in the store."""
 
 
 class ProjectorLike(Protocol):
@@ -57,6 +60,16 @@ class Outgoing:
     payload: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Alarm:
+    """An alarm of the collector's own, as it stands in the store."""
+
+    tenant: str
+    device: str
+    kind: str
+    detail: str
+
+
 @dataclass(slots=True)
 class Outcome:
     """What became of a batch."""
@@ -65,6 +78,9 @@ class Outcome:
     duplicates: int = 0
     forks: int = 0
     quarantined: dict[Reason, int] = field(default_factory=dict)
+    refused: dict[tuple[str, str, Reason], str] = field(default_factory=dict)
+    """(tenant, device, reason) -> the detail of the last message that was refused for it."""
+    alarms: list[Alarm] = field(default_factory=list)
     owed: dict[tuple[str, str], dict[bytes, Sealed]] = field(default_factory=dict)
     """(tenant, device) -> the segments whose receipts are due, by hash."""
 
@@ -115,6 +131,7 @@ class Intake:
                 if isinstance(verdict, Quarantined):
                     quarantine.keep(db, verdict, now_ms)
                     outcome.quarantined[verdict.reason] = outcome.quarantined.get(verdict.reason, 0) + 1
+                    outcome.refused[verdict.tenant, verdict.device, verdict.reason] = verdict.detail
                 else:
                     self._store_segment(db, verdict, now_ms, outcome)
         return outcome
@@ -184,11 +201,11 @@ class Intake:
                 self._insert(db, sealed, digest, previous, now_ms, bool(forks))
                 if forks:
                     outcome.forks += 1
-                    _keep_fork(db, sealed, digest, forks, now_ms)
+                    outcome.alarms.append(_keep_fork(db, sealed, digest, forks, now_ms))
                 outcome.accepted += 1
                 outcome.owe(sealed, digest)
                 if not any(row[0] != digest for row in same_number):
-                    self._project(db, sealed, now_ms)
+                    self._project(db, sealed, now_ms, outcome)
 
     def _insert(
         self,
@@ -223,7 +240,7 @@ class Intake:
             "INSERT INTO pending(tenant, kind, hash) VALUES(?,?,?)", (segment.tenant, KIND_SEGMENT, digest)
         )
 
-    def _project(self, db: sqlite3.Connection, sealed: Sealed, now_ms: int) -> None:
+    def _project(self, db: sqlite3.Connection, sealed: Sealed, now_ms: int, outcome: Outcome) -> None:
         if self._projector is None:
             return
         db.execute("SAVEPOINT projection")
@@ -235,35 +252,40 @@ class Intake:
         except Exception as error:
             if isinstance(error, sqlite3.Error) and may_try_again(error):
                 raise  # full or locked: the whole batch is repeated
-            log.exception("projection of a segment failed")
+            log.debug("projection of a segment failed", exc_info=True)
             db.execute("ROLLBACK TO projection")
-            add_alarm(
-                db, sealed.segment.tenant, sealed.segment.device, "projection_failed", now_ms,
-                f"segment {sealed.hash.hex()}: {type(error).__name__}: {error}"[:500],
+            alarm = Alarm(
+                sealed.segment.tenant, sealed.segment.device, PROJECTION_FAILED,
+                f"segment {sealed.hash.hex()} is logged, but the incidents in it are not shown; that is a "
+                f"fault of the collector, report it: {type(error).__name__}: {error}"[:500],
             )  # fmt: skip
+            add_alarm(db, alarm, now_ms)
+            outcome.alarms.append(alarm)
         db.execute("RELEASE projection")
 
 
-def add_alarm(db: sqlite3.Connection, tenant: str, device: str, kind: str, wall_ms: int, detail: str) -> None:
-    """An alarm of the collector's own, inside a transaction."""
+def add_alarm(db: sqlite3.Connection, alarm: Alarm, wall_ms: int) -> None:
+    """Store `alarm`, inside a transaction."""
     db.execute(
         "INSERT INTO alarms(tenant, device, kind, raised_ms, detail) VALUES(?,?,?,?,?)",
-        (tenant, device, kind, wall_ms, detail),
+        (alarm.tenant, alarm.device, alarm.kind, wall_ms, alarm.detail),
     )
 
 
 def _keep_fork(
     db: sqlite3.Connection, sealed: Sealed, digest: bytes, others: Sequence[bytes], now_ms: int
-) -> None:
+) -> Alarm:
     segment = sealed.segment
     for other in others:
         db.execute(
             "INSERT OR IGNORE INTO forks(tenant, device, hash, other_hash, seen_ms) VALUES(?,?,?,?,?)",
             (segment.tenant, segment.device, digest, other, now_ms),
         )
-    add_alarm(
-        db, segment.tenant, segment.device, "chain_fork", now_ms,
+    alarm = Alarm(
+        segment.tenant, segment.device, CHAIN_FORK,
         f"two devices use the identity of {segment.device}: segment {segment.number} of run "
         f"{segment.run.hex()} and {others[0].hex()[:16]} claim one place in its chain; both are kept. "
         "Find the copy and revoke its key",
     )  # fmt: skip
+    add_alarm(db, alarm, now_ms)
+    return alarm

@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import Final
 
 from cloud_sync.collector import month
-from cloud_sync.errors import ConfigError, NotFound, StoreBusy, StoreError
+from cloud_sync.errors import ConfigError, NotFound, StoreBusy, StoreError, StoreReadOnly
 from cloud_sync.statement import peek_statement
 from edge.errors import EdgeError
 from firmware_bridge.errors import WireError
@@ -38,6 +38,9 @@ _TRY_AGAIN: Final = frozenset(
         sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_NOMEM,
     }
 )  # fmt: skip
+
+_NOT_WRITABLE: Final = frozenset({sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY})
+"""Of these, what space and patience do not heal. A running collector still tries again: mounts come back."""
 
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS meta(key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
@@ -88,14 +91,15 @@ CREATE TABLE IF NOT EXISTS quarantine(
 class Store:
     """One open store. `db` is in autocommit; every write goes through `transaction`."""
 
-    def __init__(self, path: Path, *, read_only: bool = False) -> None:
-        """Open, creating it unless `read_only`. Raises StoreError; NotFound where nothing is to be read."""
-        if read_only and not path.is_file():
+    def __init__(self, path: Path, *, read_only: bool = False, create: bool = True) -> None:
+        """Open, creating it unless `read_only` or not `create`. Raises StoreError (StoreReadOnly where owner,
+        mode or mount are in the way); NotFound where there is none and none is created."""
+        if (read_only or not create) and not path.is_file():
             raise NotFound(f"there is no store {path}: has the collector run with this folder?")
         self.path = path
         try:
             self.db = sqlite3.connect(
-                f"{path.absolute().as_uri()}?mode={'ro' if read_only else 'rwc'}",
+                f"{path.absolute().as_uri()}?mode={'ro' if read_only else 'rwc' if create else 'rw'}",
                 uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None,
             )  # fmt: skip
             if not read_only:
@@ -138,8 +142,8 @@ class Store:
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """One write transaction, committed when the block ends and undone when it raises.
 
-        Raises StoreBusy when the store is full, locked or read-only (nothing was committed), StoreError
-        for anything else that SQLite says.
+        Raises StoreBusy when the store is full or locked, StoreReadOnly when it cannot be written (nothing
+        was committed), StoreError for anything else that SQLite says.
         """
         try:
             self.db.execute("BEGIN IMMEDIATE")
@@ -222,6 +226,8 @@ def may_try_again(error: sqlite3.Error) -> bool:
 
 
 def _translated(error: sqlite3.Error, what: str) -> StoreError:
+    if (getattr(error, "sqlite_errorcode", 0) & 0xFF) in _NOT_WRITABLE:
+        return StoreReadOnly(f"{what}: {error}; it cannot be opened or written: check owner, mode and mount")
     if may_try_again(error):
-        return StoreBusy(f"{what}: {error}; free space or end the other writer, it is tried again")
+        return StoreBusy(f"{what}: {error}; free space or end the other writer")
     return StoreError(f"{what}: {error}")
