@@ -26,9 +26,11 @@ from firmware_bridge.reading import Position, Reading, Refusal
 from firmware_bridge.sensors.board import BoardDecoder
 from firmware_bridge.sensors.nmea import NmeaDecoder
 from firmware_bridge.timekeeper import Now, TimeKeeper
-from firmware_bridge.wire.stamp import NS
+from firmware_bridge.wire.stamp import NS, Stamp
 from models.verdict import Action, Verdict
 
+MAX_SOURCES: Final = 16
+"""Sources whose last fact is kept for `status`: a node has a handful of processes; 32 kB at most."""
 TICK_NS: Final = NS
 """Rules of time are asked this often: dwell and silence are matters of many seconds."""
 
@@ -80,6 +82,8 @@ class Pipeline:
         self.links = {port.name: self._link(port) for port in config.ports}
         self.outbox = OutboxFigures()
         self.open_incidents: dict[int, Verdict] = {}
+        self.facts: dict[str, tuple[str, Stamp]] = {}
+        """Source -> its last fact and when; those of MAX_SOURCES sources, the one silent longest first."""
         self._config = config
         self._detector = detector
         self._recorder = Recorder(config, self.timekeeper)
@@ -140,8 +144,12 @@ class Pipeline:
 
     def fact(self, source: str, text: str, now: Now) -> Draft:
         """What another process of this node hands in."""
-        body: Body = {Key.SOURCE: clip(source, 64), Key.TEXT: clip(text, 2048)}
-        return Draft(Kind.FACT, self.timekeeper.stamp(now), body)
+        source, text, stamp = clip(source, 64), clip(text, 2048), self.timekeeper.stamp(now)
+        self.facts.pop(source, None)
+        if len(self.facts) >= MAX_SOURCES:
+            del self.facts[next(iter(self.facts))]
+        self.facts[source] = text, stamp
+        return Draft(Kind.FACT, stamp, {Key.SOURCE: source, Key.TEXT: text})
 
     def _incidents(self, verdicts: Iterable[Verdict], now: Now) -> list[Draft]:
         drafts: list[Draft] = []

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from edge.pipeline import Pipeline
+from firmware_bridge.wire.stamp import NS
 from models.verdict import CAUSE_NAMES
 
 
@@ -77,6 +79,8 @@ def as_json(node: Mapping[str, str], pipeline: Pipeline, work: Work, loss_window
             }
             for verdict in pipeline.open_incidents.values()
         ],
+        "facts": {source: text for source, (text, _) in pipeline.facts.items()},
+        "facts_at": {source: _utc(stamp.wall_ns) for source, (_, stamp) in pipeline.facts.items()},
         "ports": {name: str(link.condition) for name, link in pipeline.links.items()},
         "port_detail": {name: link.detail for name, link in pipeline.links.items()},
         "rss_mb": work.rss_mb,
@@ -84,3 +88,8 @@ def as_json(node: Mapping[str, str], pipeline: Pipeline, work: Work, loss_window
         "faults": dict(work.faults),
     }
     return json.dumps(status, ensure_ascii=False)
+
+
+def _utc(wall_ns: int | None) -> str | None:
+    """ISO 8601 to the second; None where the node did not know the time."""
+    return None if wall_ns is None else f"{datetime.fromtimestamp(wall_ns // NS, UTC):%Y-%m-%dT%H:%M:%SZ}"

@@ -7,11 +7,24 @@ on NaN. `t_ns` is always the monotonic time of the edge's Clock when the bytes a
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import IntEnum, StrEnum, unique
-from typing import TypeAlias
+from typing import Any, Final, TypeAlias, TypeVar
 
 from firmware_bridge.errors import DecodeError
+
+LOWEST_M: Final = -1000.0
+"""Altitude: 430 m below the sea lies the lowest road; the rest is a receiver's error among houses."""
+HIGHEST_M: Final = 20_000.0
+"""Altitude: export rules stop receivers at 18 km."""
+MAX_HDOP: Final = 1000.0
+"""99.99 is what receivers say without a fix, 151 was seen with one."""
+MAX_ACCURACY_M: Final = 100_000.0
+"""A claimed error beyond it says nothing."""
+MAX_SATELLITES: Final = 999
+"""Three digits is the widest field for it; some 130 navigation satellites fly."""
+
+_T = TypeVar("_T")
 
 
 @unique
@@ -56,11 +69,31 @@ class VoidReason(StrEnum):
     """Status valid, but the mode indicator says not valid, manual or simulator."""
 
 
+def _quick(cls: type[_T]) -> type[_T]:
+    """Give a frozen, slotted dataclass an `__init__` that fills its slots by their descriptors.
+
+    The generated one sets every field by name through `object.__setattr__`, which takes twice as long: most
+    of what an epoch of NMEA costs beyond its text. The class stays as frozen as before.
+    """
+    names = [field.name for field in fields(cls)]  # type: ignore[arg-type]
+    scope: dict[str, Any] = {f"_put_{name}": cls.__dict__[name].__set__ for name in names}
+    body = "".join(f"    _put_{name}(self, {name})\n" for name in names)
+    after = "    self.__post_init__()\n" if hasattr(cls, "__post_init__") else ""
+    exec(f"def __init__(self, {', '.join(names)}):\n{body}{after}", scope)
+    init = scope["__init__"]
+    generated: Any = cls.__dict__["__init__"]
+    init.__defaults__, init.__annotations__ = generated.__defaults__, generated.__annotations__
+    init.__qualname__ = generated.__qualname__
+    type.__setattr__(cls, "__init__", init)
+    return cls
+
+
 def _within(name: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high:  # NaN fails every comparison
         raise DecodeError(f"{name} {value!r} outside {low} .. {high}")
 
 
+@_quick
 @dataclass(frozen=True, slots=True)
 class Position:
     """One fix of a receiver."""
@@ -82,20 +115,31 @@ class Position:
     """Receiver's date and time, None where its date is missing or distrusted."""
 
     def __post_init__(self) -> None:
-        speed, course = self.speed_mps, self.course_deg
+        speed, course, altitude = self.speed_mps, self.course_deg, self.altitude_m
+        hdop, accuracy, satellites = self.hdop, self.accuracy_m, self.satellites
         if (
             -90.0 <= self.lat_deg <= 90.0
             and -180.0 <= self.lon_deg <= 180.0
             and (speed is None or 0.0 <= speed <= 1000.0)
             and (course is None or 0.0 <= course <= 360.0)
+            and (altitude is None or LOWEST_M <= altitude <= HIGHEST_M)
+            and (hdop is None or 0.0 <= hdop <= MAX_HDOP)
+            and (accuracy is None or 0.0 <= accuracy <= MAX_ACCURACY_M)
+            and (satellites is None or 0 <= satellites <= MAX_SATELLITES)
         ):
             return  # one test for every fix; which of them failed is asked only of those that did
         _within("latitude", self.lat_deg, -90.0, 90.0)
         _within("longitude", self.lon_deg, -180.0, 180.0)
-        if speed is not None:
-            _within("speed in m/s", speed, 0.0, 1000.0)
-        if course is not None:
-            _within("course", course, 0.0, 360.0)
+        for name, value, low, high in (
+            ("speed in m/s", speed, 0.0, 1000.0),
+            ("course", course, 0.0, 360.0),
+            ("altitude in metres", altitude, LOWEST_M, HIGHEST_M),
+            ("HDOP", hdop, 0.0, MAX_HDOP),
+            ("accuracy in metres", accuracy, 0.0, MAX_ACCURACY_M),
+            ("satellites", satellites, 0, MAX_SATELLITES),
+        ):
+            if value is not None:
+                _within(name, value, low, high)
 
     @property
     def estimated(self) -> bool:
@@ -113,6 +157,7 @@ class PositionVoid:
     utc_ns: int | None = None
 
 
+@_quick
 @dataclass(frozen=True, slots=True)
 class SkyView:
     """What the receiver hears: tells a jammer from a tunnel and from a dead antenna."""
@@ -125,6 +170,19 @@ class SkyView:
     snr_max_dbhz: float | None
     jamming: bool | None = None
     """The receiver's own indicator, None where it has none."""
+
+    def __post_init__(self) -> None:
+        strongest = self.snr_max_dbhz
+        if (
+            0 <= self.satellites_in_view <= MAX_SATELLITES
+            and 0 <= self.satellites_heard <= MAX_SATELLITES
+            and (strongest is None or 0.0 <= strongest <= 99.0)
+        ):
+            return
+        _within("satellites in view", self.satellites_in_view, 0, MAX_SATELLITES)
+        _within("satellites heard", self.satellites_heard, 0, MAX_SATELLITES)
+        if strongest is not None:
+            _within("strongest signal in dBHz", strongest, 0.0, 99.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +225,9 @@ class Vibration:
             if not math.isfinite(value):
                 raise DecodeError("vibration feature is not a finite number")
         _within("window in seconds", self.window_s, 0.0, 3600.0)
+        _within("rate in Hz", self.rate_hz, 0.0, 100_000.0)
+        if self.dominant_hz is not None:
+            _within("dominant frequency in Hz", self.dominant_hz, 0.0, self.rate_hz)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +240,8 @@ class Power:
     state: PowerState
     case_open: bool
     next_report_s: int
-    """The board will speak again within this many seconds: announced sleep is not silence."""
+    """The board will speak again within this many seconds: announced sleep is not silence.
+    Negative counts as 0; how long a sleep may be announced is the board decoder's to limit."""
 
     def __post_init__(self) -> None:
         _within("supply in volts", self.supply_v, 0.0, 60.0)
@@ -195,6 +257,9 @@ class BoardHello:
     firmware: str
     boot_count: int
 
+    def __post_init__(self) -> None:
+        _within("boot count", self.boot_count, 0, 2**64 - 1)
+
 
 @dataclass(frozen=True, slots=True)
 class Relay:
@@ -208,6 +273,14 @@ class Relay:
     payload: bytes
     rssi_dbm: int | None
     snr_db: float | None
+
+    def __post_init__(self) -> None:
+        _within("frame counter", self.f_cnt, 0, 2**32 - 1)
+        _within("port of the frame", self.f_port, 0, 255)
+        if self.rssi_dbm is not None:
+            _within("RSSI in dBm", self.rssi_dbm, -200, 50)
+        if self.snr_db is not None:
+            _within("SNR in dB", self.snr_db, -100.0, 100.0)
 
 
 @unique
@@ -237,6 +310,7 @@ Reading: TypeAlias = (
 )
 
 
+@_quick
 @dataclass(frozen=True, slots=True)
 class Refusal:
     """Bytes that were intact or not, and are not a reading: counted by reason, never silently dropped."""

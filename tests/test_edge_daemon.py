@@ -24,11 +24,13 @@ from edge.event import Kind
 from edge.facts import FactIn, FactsError
 from edge.intake import Batch
 from edge.pipeline import Decides, Pipeline
+from edge.runtime import show
 from edge.runtime.daemon import Daemon
 from edge.runtime.log import Log
 from edge.runtime.outbox import Outbox
 from edge.runtime.store import Committed, Store, StoreDamaged
 from edge.segment import Lost
+from edge.uplink import Row, Trouble, Why
 from firmware_bridge.framing import frame
 from firmware_bridge.reading import Reading, Tyre
 from firmware_bridge.runtime.clock import SystemClock
@@ -72,6 +74,29 @@ def test_a_drive_is_accepted_sealed_told_and_ended_in_order(live: Make) -> None:
     last = segments[-1].segment.events[-1]
     assert last.kind is Kind.HEARTBEAT and last.body[115] == "stopped"
     assert not (node.folder / "facts.sock").exists()
+
+
+def test_status_says_the_last_thing_each_process_said_f17(
+    live: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A segment over the broker's limit: status names it, its size and the limit, until all is well again."""
+    node = live()
+    node.start()
+    assert node.status()["facts"] == {}
+    big = Row(1, 1, bytes.fromhex("c0ffee00") + bytes(12), 7, bytes(32), 41_000)
+    trouble = str(Trouble(big, Why.BREAKS, 3, 2_048))
+    node.call("fact", {1: "uplink", 2: trouble})
+    node.call("fact", {1: "hello", 2: "[red] is no colour here"})
+    status = node.status()
+    assert status["facts"] == {"uplink": trouble, "hello": "[red] is no colour here"}
+    assert set(status["facts_at"]) == {"uplink", "hello"}
+    assert show.status(node.config, as_json=False) == 0
+    screen = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    for part in ("uplink says", "c0ffee00/7", "41000 bytes", "2048", "max_packet_size", "[red] is no colour"):
+        assert part in screen, screen
+    node.call("fact", {1: "uplink", 2: "all well again"})
+    assert node.status()["facts"]["uplink"] == "all well again"
+    assert node.stop() == 0
 
 
 def test_a_clock_that_ended_seals_what_is_in_hand(live: Make) -> None:

@@ -1,4 +1,4 @@
-"""Events and their grammar: what the recorder writes is what segment.cddl allows."""
+"""Events and their grammar: each kind by itself, and what a node writes, is what segment.cddl allows."""
 
 from __future__ import annotations
 
@@ -9,19 +9,24 @@ from typing import Any
 import cbor2
 import pytest
 import zcbor
-from edge_kit import SIGNER, stamp
+from edge_kit import NODE, SIGNER, at, config, stamp
 from hypothesis import given
 from hypothesis import strategies as st
+from test_edge_pipeline import PORTS
 
 from edge import event as ev
 from edge import segment as seg
 from edge.errors import FormatError
 from edge.event import MAX_EVENT_BYTES, Event, Key, Kind
+from edge.intake import Draft
+from edge.pipeline import OutboxFigures, Pipeline
+from edge.runtime.edged import make_detector
 from edge.sealer import Accepted, ChainState, Group
 from edge.segment import Lost, Previous, Tombstone
+from firmware_bridge.sim.scenario import scenario
 from firmware_bridge.wire import cbor, cose
 from firmware_bridge.wire.signals import Sig
-from firmware_bridge.wire.stamp import Stamp, TimeSource
+from firmware_bridge.wire.stamp import NS, Stamp, TimeSource
 
 
 @cache
@@ -88,6 +93,51 @@ def test_all_kinds_and_tombstones_in_one_segment() -> None:
     grammar().validate_str(payload)
     parsed = seg.parse(payload)
     assert parsed.events == tuple(events) and parsed.tombstones == tombstones
+
+
+def written(name: str) -> tuple[Pipeline, list[Draft]]:
+    """A scenario, through the real decoders, detector and recorder: all that the node writes down."""
+    script = scenario(name)
+    tyres = "\n".join(f'{wheel} = "{sensor}"' for wheel, sensor in (script.tyres or {}).items())
+    parsed = config(NODE + PORTS + f"[telemetry]\nheartbeat_s = 120\n[vehicle.tyres]\n{tyres}\n")
+    node = Pipeline(parsed, make_detector(parsed), software="test")
+    node.outbox = OutboxFigures(7, 12_345, 2)
+    drafts = [node.start(at(0), "first start"), node.fact("uplink", "x", at(0))]
+    for chunk in script.play():
+        if chunk.port in node.links:
+            now = at(chunk.t_ns / NS)
+            drafts += [*node.tick(now), *node.feed(chunk.port, chunk.data, now)]
+    drafts += node.feed("gnss", b"$GNRMC,x*00\r\n", at(9e4))
+    return node, [*drafts, *node.stop(at(9e4))]
+
+
+@pytest.mark.parametrize("name", ["tow", "pulled"])
+def test_what_the_node_really_writes_is_in_the_grammar(name: str) -> None:
+    node, drafts = written(name)
+    seen: dict[Kind, int] = {}
+    for seq, draft in enumerate(drafts):
+        seen[draft.kind] = seen.get(draft.kind, 0) + 1
+        if seen[draft.kind] <= 20:
+            grammar().validate_str(sealed(Event(seq, draft.kind, draft.stamp, draft.body)))
+    assert {Kind.RUN_START, Kind.HEARTBEAT, Kind.FACT, Kind.REFUSED, Kind.INCIDENT} <= set(seen)
+    assert {Kind.POSITION, Kind.TYRES, Kind.VIBRATION, Kind.POWER} <= set(seen)
+
+    digest = config(NODE + PORTS).hash  # of another configuration
+    *beats, last = [draft.body for draft in drafts if draft.kind is Kind.HEARTBEAT]
+    assert beats, "none between start and end"
+    for body in (*beats, last):
+        assert body[Key.LOSS_WINDOW_MS] == 5000 and body[Key.SOFTWARE] == "test"
+        assert isinstance(body[Key.CONFIG_HASH], bytes) and len(body[Key.CONFIG_HASH]) == 32
+        assert body[Key.CONFIG_HASH] == drafts[0].body[Key.CONFIG_HASH] != digest
+        assert (body[Key.OUTBOX_SEGMENTS], body[Key.OUTBOX_BYTES]) == (7, 12_345)
+        counted = body[Key.COUNTS]
+        assert isinstance(counted, list)
+        figures = {str(pair[0]): pair[1] for pair in counted if isinstance(pair, list)}
+        assert {"bytes", "position_valid", "position_void", "refused", "refused_full"} <= set(figures)
+        assert figures["refused_full"] == 2
+    assert figures["bytes"] == node.bytes > 0 and figures["position_valid"] == node.continuity.position_valid
+    assert all(body[Key.NEXT_HEARTBEAT_S] == 120 for body in (drafts[0].body, *beats))
+    assert Key.NEXT_HEARTBEAT_S not in last, "an orderly end promises nothing"
 
 
 @pytest.mark.parametrize("previous", [bytes(32), Previous(bytes(16), 4, bytes(32)), "store was damaged"])

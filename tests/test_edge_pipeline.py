@@ -201,3 +201,17 @@ def test_the_swiss_drive(shared_data: Callable[[str], Path]) -> None:
     assert not [d for d in drafts if d.kind is Kind.INCIDENT]
     positions = [d for d in drafts if d.kind is Kind.POSITION]
     assert all(d.body[1] % 100 == 0 and d.body[2] % 100 == 0 for d in positions)  # type: ignore[operator]
+
+
+def test_the_last_fact_of_each_source_is_kept_and_no_more_than_sixteen() -> None:
+    node = pipeline()
+    for number in range(40):
+        node.fact(f"source-{number % 20}", f"text {number}", at(number))
+    assert list(node.facts) == [f"source-{n}" for n in range(4, 20)]
+    assert node.facts["source-19"][0] == "text 39"
+    node.fact("source-4", "again", at(50))
+    node.fact("new", "n" * 5000, at(51))
+    assert len(node.facts) == 16 and "source-5" not in node.facts
+    text, when = node.facts["source-4"]
+    assert text == "again" and when.wall_ns is not None and when.wall_ns == EPOCH_NS + 50 * NS
+    assert len(node.facts["new"][0].encode()) <= 2048

@@ -19,7 +19,7 @@ from edge.errors import StoreError, StoreFull, StoreReadOnly
 from edge.intake import COMMIT_AT, MAX_PENDING, Batch, Intake
 from edge.runtime.high_water import HighWater, Mark
 from edge.runtime.outbox import MAX_REMEMBERED, RESERVE_BYTES, Outbox, lost_in_crash
-from edge.runtime.store import Store, StoreDamaged, salvage
+from edge.runtime.store import Store, StoreDamaged, salvage, translate
 from edge.segment import Lost, Previous, Sealed
 from firmware_bridge.wire.stamp import NS
 
@@ -450,6 +450,38 @@ def test_a_folder_that_becomes_read_only_is_survived(small_disk: Path) -> None:
         node.commit()
     node.commit(flush=True)  # opened anew: writable again
     assert check(node.segments()).events == 7
+
+
+@pytest.mark.parametrize(
+    ("code", "flags", "free", "kind", "says"),
+    [
+        (sqlite3.SQLITE_IOERR_WRITE, os.ST_RDONLY, 0, StoreReadOnly, "mount it writable"),
+        (sqlite3.SQLITE_FULL, os.ST_RDONLY, 0, StoreReadOnly, "mount it writable"),
+        (sqlite3.SQLITE_CANTOPEN, os.ST_RDONLY, 1 << 20, StoreReadOnly, "kernel log"),
+        (sqlite3.SQLITE_READONLY, 0, 1 << 20, StoreReadOnly, "owner and mount"),
+        (sqlite3.SQLITE_IOERR_WRITE, 0, 0, StoreFull, "free some"),
+        (sqlite3.SQLITE_IOERR_SHMSIZE, 0, 4096, StoreFull, "free some"),
+        (sqlite3.SQLITE_FULL, 0, 1 << 20, StoreFull, "free some"),
+        (sqlite3.SQLITE_IOERR_WRITE, 0, 1 << 20, StoreError, "check the card"),
+        (sqlite3.SQLITE_IOERR_FSYNC, 0, 1 << 20, StoreError, "1048576 bytes are free"),
+        (sqlite3.SQLITE_CANTOPEN, 0, 0, StoreError, "owner and mode"),
+    ],
+)
+def test_an_error_of_the_disk_is_named_after_asking_it(
+    monkeypatch: pytest.MonkeyPatch, code: int, flags: int, free: int, kind: type[StoreError], says: str
+) -> None:
+    disk = os.statvfs_result((4096, 1, 0, free, free, 0, 0, 0, flags, 255))
+    monkeypatch.setattr(os, "statvfs", lambda _: disk)
+    error = sqlite3.OperationalError("disk I/O error")
+    error.sqlite_errorcode = code
+    told = translate(error, Path("/state"))
+    assert type(told) is kind and says in str(told)
+
+
+def test_a_state_folder_that_is_gone_is_named(tmp_path: Path) -> None:
+    error = sqlite3.OperationalError("disk I/O error")
+    error.sqlite_errorcode = sqlite3.SQLITE_IOERR_WRITE
+    assert "check its mount" in str(translate(error, tmp_path / "gone"))
 
 
 def test_a_read_only_file_system_is_named(small_disk: Path) -> None:

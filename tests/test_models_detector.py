@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -317,3 +318,24 @@ def test_a_tow_and_a_pulled_tracker_are_two_incidents() -> None:
     world.run(3600)
     assert world.opened() == [Cause.MOVED_WITHOUT_WHEELS, Cause.REMOVED_OR_OPENED]
     assert [v.incident for v in world.detector.open_incidents()] == [1, 2]
+
+
+@pytest.mark.parametrize("synced", [False, True])
+def test_a_receiver_that_counts_from_1980_alarms_nobody_f07(
+    shared_data: Callable[[str], Path], synced: bool
+) -> None:
+    """A cold start with dates of 1980, void epochs and two fixes, line by line: no verdict."""
+    floor_ns = int(datetime(2026, 1, 1, tzinfo=UTC).timestamp()) * S
+    host_ns = int(datetime(2026, 11, 20, 10, 38, 35, tzinfo=UTC).timestamp()) * S if synced else 0
+    decoder = NmeaDecoder("gnss")
+    detector = Detector(Limits(), tyres=None, fence=Fence(48.1314, 11.5497, 100.0), expects_board=False)
+    verdicts: list[Verdict] = []
+    positions = 0
+    for second, line in enumerate(shared_data("field/F07.nmea").read_bytes().splitlines(keepends=True)):
+        t_ns = second * S
+        for item in decoder.feed(line, Now(t_ns, host_ns + t_ns, synced, floor_ns)):
+            if not isinstance(item, Refusal):
+                positions += isinstance(item, Position)
+                verdicts += detector.observe(item)
+        verdicts += detector.tick(t_ns)
+    assert positions == 2 and verdicts == []

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from edge.errors import ConfigError
@@ -57,6 +58,9 @@ def _screen(node: dict[str, Any]) -> None:
         table.add_row("[red]incident[/]", f"{incident['cause']}: {incident['sentence']}")
     if not node["open_incidents"]:
         table.add_row("incidents", "[green]none open[/]")
+    for source, text in node["facts"].items():
+        at = node["facts_at"][source] or "time unknown"
+        table.add_row(escape(f"{source} says"), escape(f"{text} ({at})"))
     table.add_row("process", f"{node['rss_mb']} MB, loss window {node['loss_window_ms'] / 1000:g} s")
     if node["faults"]:
         table.add_row("[red]faults[/]", ", ".join(f"{k} {v}" for k, v in node["faults"].items()))

@@ -16,6 +16,7 @@ tombstones, from_mono_ns, to_mono_ns).
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -52,6 +53,11 @@ CHECK_BYTES: Final = 256 << 20
 """Files up to this size are checked whole at each start (about 1 s for 256 MB)."""
 MAX_CANDIDATES: Final = 8192
 """Segments looked at in one thinning: bounds its memory to about 4 MB."""
+NO_ROOM_BYTES: Final = 64 * 1024
+"""Less free than this and an I/O error is taken for want of space: the WAL's index grows by 32 KiB."""
+_OF_THE_DISK: Final = (
+    sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN,
+)  # fmt: skip
 _TABLES: Final = """
 CREATE TABLE meta(key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE events(seq INTEGER PRIMARY KEY, body BLOB NOT NULL);
@@ -87,22 +93,38 @@ class Committed:
     sealed: tuple[Row, ...]
 
 
-def translate(error: sqlite3.Error) -> StoreError:
-    """The error of ours that says who must act on `error`."""
-    code = getattr(error, "sqlite_errorcode", None)
+def translate(error: sqlite3.Error, folder: Path) -> StoreError:
+    """The error of ours that says who must act on `error`.
+
+    SQLite says "disk I/O error" for a full disk, a card that turned read-only and a broken one alike: so the
+    file system of the state folder `folder` is asked what it is.
+    """
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     text = f"outbox: {error}"
-    if code is None:
-        return StoreError(text)
-    if code & 0xFF == sqlite3.SQLITE_FULL or code in (
-        sqlite3.SQLITE_IOERR_SHMSIZE,
-        sqlite3.SQLITE_IOERR_WRITE,
-    ):
-        return StoreFull(f"{text}: no space in the state folder; free some, nothing needs a restart")
-    if code & 0xFF == sqlite3.SQLITE_READONLY:
-        return StoreReadOnly(f"{text}: the state folder cannot be written; check its owner and mount")
-    if code & 0xFF in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
+    if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
         return StoreDamaged(text)
-    return StoreError(text)
+    if code not in _OF_THE_DISK:
+        return StoreError(text)
+    try:
+        disk = os.statvfs(folder)
+    except OSError as cause:
+        return StoreError(f"{text}: the state folder cannot be reached ({cause.strerror}); check its mount")
+    if disk.f_flag & os.ST_RDONLY:
+        return StoreReadOnly(
+            f"{text}: the state folder cannot be written, it is mounted read-only, as a worn card is after"
+            " an error: see the kernel log, replace the card or mount it writable; nothing needs a restart"
+        )
+    if code == sqlite3.SQLITE_READONLY:
+        return StoreReadOnly(f"{text}: the state folder cannot be written; check its owner and mount")
+    if code == sqlite3.SQLITE_CANTOPEN:
+        return StoreError(f"{text}: check owner and mode of the state folder and what is in it")
+    free = disk.f_bavail * disk.f_frsize
+    if code == sqlite3.SQLITE_FULL or free < NO_ROOM_BYTES:
+        return StoreFull(f"{text}: no space in the state folder; free some, nothing needs a restart")
+    return StoreError(
+        f"{text}: the state folder cannot be written or read although {free} bytes are free; check the card"
+        " in the kernel log, and the quota"
+    )
 
 
 class Store:
@@ -114,6 +136,7 @@ class Store:
         Raises StoreDamaged when the file must be set aside, StoreReadOnly, StoreFull or StoreError when it
         cannot be used now.
         """
+        self._folder = path.parent
         self._signer = signer
         self._seal_interval_ns = seal_interval_ns
         self.state: ChainState | None = None
@@ -129,13 +152,13 @@ class Store:
                 path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
             )
         except sqlite3.Error as error:
-            raise translate(error) from error
+            raise translate(error, self._folder) from error
         try:
             self._prepare(path)
             self._load()
         except sqlite3.Error as error:
             self._db.close()
-            raise translate(error) from error
+            raise translate(error, self._folder) from error
         except (FormatError, WireError) as error:
             self._db.close()
             raise StoreDamaged(f"outbox: {error}") from error
@@ -203,7 +226,7 @@ class Store:
                     self._db.execute("ROLLBACK")
                 raise
         except sqlite3.Error as error:
-            raise translate(error) from error
+            raise translate(error, self._folder) from error
 
     def adopt(self, other: Store) -> None:
         """Take over, before `begin_run`, what `other` had in memory when its file was found damaged."""
@@ -289,7 +312,7 @@ class Store:
                 "SELECT hash FROM segments WHERE run=? AND number=?", (run, number)
             ).fetchone()
         except sqlite3.Error as error:
-            raise translate(error) from error
+            raise translate(error, self._folder) from error
         return None if row is None else bytes(row[0])
 
     def candidates(self) -> list[Candidate]:
@@ -302,7 +325,7 @@ class Store:
                 (LANE_TELEMETRY, MAX_CANDIDATES),
             ).fetchall()
         except sqlite3.Error as error:
-            raise translate(error) from error
+            raise translate(error, self._folder) from error
         return [Candidate(*row) for row in rows]
 
     def drop(self, dropped: Sequence[Candidate]) -> int:
@@ -326,7 +349,7 @@ class Store:
             (pages,) = self._db.execute("PRAGMA page_count").fetchone()
             (free,) = self._db.execute("PRAGMA freelist_count").fetchone()
         except sqlite3.Error as error:
-            raise translate(error) from error
+            raise translate(error, self._folder) from error
         return Figures(count, (pages - free) * PAGE_BYTES, len(self.unsealed))
 
     def restore(self, rows: Sequence[tuple[object, ...]]) -> int:

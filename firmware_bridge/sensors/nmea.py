@@ -18,7 +18,19 @@ from enum import IntEnum
 from functools import partial
 from typing import Final, TypeAlias
 
-from firmware_bridge.reading import FixQuality, Position, PositionVoid, Reading, Refusal, VoidReason
+from firmware_bridge.errors import DecodeError
+from firmware_bridge.reading import (
+    HIGHEST_M,
+    LOWEST_M,
+    MAX_ACCURACY_M,
+    MAX_HDOP,
+    FixQuality,
+    Position,
+    PositionVoid,
+    Reading,
+    Refusal,
+    VoidReason,
+)
 from firmware_bridge.sensors import nmea_fields as fields
 from firmware_bridge.sensors.nmea_fields import DAY_MS, HALF_DAY_MS, FieldError
 from firmware_bridge.sensors.nmea_lines import SentenceSplitter
@@ -35,9 +47,6 @@ DATE_HOLDS_NS: Final = 12 * 3600 * NS
 """How long the last trusted date dates sentences that carry none."""
 SAMPLE_BYTES: Final = 32
 """How much of a refused sentence is kept for the quarantine."""
-MAX_ACCURACY_M: Final = 100_000.0
-"""A claimed error beyond it says nothing."""
-
 MAX_ADDRESSES: Final = 256
 """Different sentence addresses remembered; a receiver sends some twenty."""
 
@@ -223,7 +232,11 @@ class NmeaDecoder:
             self._fix(f[1:5], _quality(mode, b""), b"", b"", tod, utc_ns, now)
 
     def _flush_sky(self) -> None:
-        view = self._sky.flush(self._now.mono_ns, self._port)
+        try:
+            view = self._sky.flush(self._now.mono_ns, self._port)
+        except DecodeError:  # more satellites than fly
+            self._refuse("bad_sky", b"GSV")
+            return
         if view is not None:
             self._out.append(view)
 
@@ -368,12 +381,23 @@ class NmeaDecoder:
         if gga is not None and _fresh(gga[0], tod):
             used, hdop, altitude = gga[1][7:10]
             satellites = int(used) if used.isdigit() and len(used) <= 3 else None
-            return fields.number(altitude), fields.number(hdop), satellites
+            height = fields.number(altitude)
+            if height is not None and not LOWEST_M <= height <= HIGHEST_M:
+                height = None  # the field alone is refused, the position stays
+                self._refuse("bad_altitude", altitude)
+            return height, self._hdop(hdop), satellites
         gsa = self._last_gsa
         if gsa is not None and _fresh(gsa[0], tod):
             f = gsa[1].split(b",")
-            return None, (fields.number(f[16]) if len(f) > 16 else None), None
+            return None, (self._hdop(f[16]) if len(f) > 16 else None), None
         return None, None, None
+
+    def _hdop(self, field: bytes) -> float | None:
+        hdop = fields.number(field)
+        if hdop is None or 0.0 <= hdop <= MAX_HDOP:
+            return hdop
+        self._refuse("bad_hdop", field)
+        return None
 
     def _accuracy_m(self, tod: int) -> float | None:
         gst = self._last_gst
