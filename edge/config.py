@@ -81,6 +81,8 @@ class UplinkConfig:
     host: str
     port: int
     server_name: str
+    mqtt: str = "3.1.1"
+    """Protocol version, "3.1.1" or "5"; with 5 a broker can tell the largest packet it takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -348,7 +350,10 @@ def _uplink(value: object) -> UplinkConfig | None:
         return None
     table = _Table("uplink", value)
     host = table.text("host")
-    uplink = UplinkConfig(host, table.integer("port", 1, 65_535, 8883), table.text("server_name", host))
+    uplink = UplinkConfig(
+        host, table.integer("port", 1, 65_535, 8883), table.text("server_name", host),
+        table.choice("mqtt", ("3.1.1", "5"), "3.1.1"),
+    )  # fmt: skip
     table.done()
     return uplink
 

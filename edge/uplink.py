@@ -9,6 +9,7 @@ Rules
   while later ones are receipted pauses alone, each time three times longer.
 - What was on the wire unacknowledged when the connection broke is suspect and goes alone next time. One that
   breaks the connection alone is most likely larger than the broker's limit: it pauses, the others go on.
+- With MQTT 5 the broker says how large a packet may be: what is larger is named and never sent.
 - A receipted segment is never sent again, even while its row cannot be deleted.
 
 Times are seconds of any clock that never goes back; jitter is a random number in 0 .. 1 from the caller.
@@ -72,6 +73,8 @@ class Row:
 class Why(StrEnum):
     """Why a segment does not get through."""
 
+    TOO_LARGE = "too_large"
+    """Larger than the broker takes, as it has said itself."""
     BREAKS = "breaks_connection"
     """Each time it is sent alone, the broker ends the connection: suspected larger than its limit."""
     PASSED_OVER = "never_receipted"
@@ -88,9 +91,16 @@ class Trouble:
     attempts: int
     largest_passed: int
     """Bytes of the largest segment the broker has acknowledged; its limit, if any, is not below."""
+    known_limit: int | None = None
+    """Bytes of the largest packet, topic and header included, that the broker says it takes."""
 
     def __str__(self) -> str:
         name = f"segment {self.row.run.hex()[:8]}/{self.row.number} of {self.row.size} bytes"
+        if self.why is Why.TOO_LARGE:
+            return (
+                f"{name} is not sent: the broker's known limit is {self.known_limit} bytes a packet; "
+                "raise max_packet_size there"
+            )
         limit = f"the broker's limit is suspected from {self.largest_passed} to {self.row.size} bytes"
         if self.why is Why.BREAKS:
             return f"{name} ended the connection {self.attempts} times: {limit}; raise max_packet_size there"
@@ -149,11 +159,22 @@ class Window:
         self._delay_s = 0.0
         """Smoothed time from first sending to receipt, weighed as in RFC 6298 section 2."""
         self.largest_passed = 0
+        self._topic_bytes = 0
+        self._max_packet: int | None = None
+        self._receive_max: int | None = None
+
+    def announced(self, max_packet: int | None, receive_max: int | None, topic_bytes: int) -> None:
+        """What the broker said at this connect (MQTT 5); None for what it did not say.
+
+        `max_packet` in bytes; `receive_max` is how many publishes may wait for their PUBACK; `topic_bytes` is
+        the length of the topic that segments are published to.
+        """
+        self._max_packet, self._receive_max, self._topic_bytes = max_packet, receive_max, topic_bytes
 
     @property
     def listing(self) -> int:
         """How many rows of each lane `listed` wants: those once sent and a window more."""
-        touched = sum(e.attempts > 0 or e.settled for e in self._entries.values())
+        touched = sum(e.attempts > 0 or e.settled or self._too_large(e.row) for e in self._entries.values())
         return touched + self.limits.window + self.limits.alarms
 
     @property
@@ -191,9 +212,11 @@ class Window:
             if entry in lane:
                 lane.remove(entry)
 
-    def next(self, now_s: float, jitter: float) -> Row | None:
+    def next(self, now_s: float, jitter: float, *, alarms_only: bool = False) -> Row | None:
         """The segment to send now, marked as sent; None when there is nothing to send at the moment."""
-        entry = self._choose(now_s, jitter)
+        if self._receive_max is not None and len(self._wire) >= self._receive_max:
+            return None
+        entry = self._choose(now_s, jitter, alarms_only)
         if entry is None:
             return None
         self._sequence += 1
@@ -278,18 +301,26 @@ class Window:
         """Segments that failed more often than bad luck explains, oldest first."""
         found: list[Trouble] = []
         for entry in (*self._lanes[0], *self._lanes[1]):
-            if not entry.settled and (entry.breaks > 1 or entry.passed_over > 1):
+            if not entry.settled and self._too_large(entry.row):
+                found.append(
+                    Trouble(entry.row, Why.TOO_LARGE, entry.attempts, self.largest_passed, self._max_packet)
+                )
+            elif not entry.settled and (entry.breaks > 1 or entry.passed_over > 1):
                 why = Why.BREAKS if entry.breaks > 1 else Why.PASSED_OVER
                 found.append(Trouble(entry.row, why, entry.attempts, self.largest_passed))
         return found
 
-    def _choose(self, now_s: float, jitter: float) -> _Entry | None:
-        alarms, telemetry = self._lanes
+    def _choose(self, now_s: float, jitter: float, alarms_only: bool) -> _Entry | None:
+        alarms, telemetry = self._lanes[0], [] if alarms_only else self._lanes[1]
         if sum(e.sent and not e.held for e in alarms) < self.limits.alarms:
             alarm = next((e for e in alarms if self._ready(e, now_s)), None)
             if alarm is not None:
                 return alarm
-        suspects = [e for e in self._suspects.values() if not e.sent and now_s >= e.due_s]
+        suspects = [
+            e for e in self._suspects.values()
+            if not e.sent and now_s >= e.due_s and not self._too_large(e.row)
+            and (e.row.lane == LANE_ALARM or not alarms_only)
+        ]  # fmt: skip
         if self._wire and (suspects or any(digest in self._suspects for digest in self._wire)):
             return None
         if suspects:
@@ -300,7 +331,7 @@ class Window:
         overdue = next((e for e in self._lanes[0] if self._unanswered(e, now_s)), None)
         held = waiting = 0
         for entry in telemetry:
-            if entry.held:
+            if entry.held or self._too_large(entry.row):
                 held += 1
             elif entry.sequence >= 0:
                 waiting += 1
@@ -325,6 +356,8 @@ class Window:
         """May be sent: new on this connection, or passed over and its pause is over."""
         if entry.settled or now_s < entry.due_s or entry.row.hash in self._suspects:
             return False
+        if self._too_large(entry.row):
+            return False
         if not entry.sent:
             return True
         if entry.acked and entry.sequence < self._receipted:
@@ -333,9 +366,18 @@ class Window:
             return True
         return False
 
+    def _too_large(self, row: Row) -> bool:
+        return self._max_packet is not None and packet_bytes(self._topic_bytes, row.size) > self._max_packet
+
     def _unanswered(self, entry: _Entry, now_s: float) -> bool:
         """Acknowledged, overdue, and nothing later was receipted either."""
         return entry.acked and not entry.settled and now_s >= entry.due_s and entry.sequence > self._receipted
+
+
+def packet_bytes(topic_bytes: int, payload_bytes: int) -> int:
+    """Bytes of an MQTT 5 PUBLISH packet of QoS 1 without properties (MQTT 5 sections 2.1.4 and 3.3)."""
+    remaining = 2 + topic_bytes + 2 + 1 + payload_bytes
+    return 1 + max(1, -(-remaining.bit_length() // 7)) + remaining
 
 
 def _jittered(seconds: float, jitter: float) -> float:

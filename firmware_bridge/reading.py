@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields
 from enum import IntEnum, StrEnum, unique
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import Final, TypeAlias
 
 from firmware_bridge.errors import DecodeError
 
@@ -23,8 +23,6 @@ MAX_ACCURACY_M: Final = 100_000.0
 """A claimed error beyond it says nothing."""
 MAX_SATELLITES: Final = 999
 """Three digits is the widest field for it; some 130 navigation satellites fly."""
-
-_T = TypeVar("_T")
 
 
 @unique
@@ -69,32 +67,12 @@ class VoidReason(StrEnum):
     """Status valid, but the mode indicator says not valid, manual or simulator."""
 
 
-def _quick(cls: type[_T]) -> type[_T]:
-    """Give a frozen, slotted dataclass an `__init__` that fills its slots by their descriptors.
-
-    The generated one sets every field by name through `object.__setattr__`, which takes twice as long: most
-    of what an epoch of NMEA costs beyond its text. The class stays as frozen as before.
-    """
-    names = [field.name for field in fields(cls)]  # type: ignore[arg-type]
-    scope: dict[str, Any] = {f"_put_{name}": cls.__dict__[name].__set__ for name in names}
-    body = "".join(f"    _put_{name}(self, {name})\n" for name in names)
-    after = "    self.__post_init__()\n" if hasattr(cls, "__post_init__") else ""
-    exec(f"def __init__(self, {', '.join(names)}):\n{body}{after}", scope)
-    init = scope["__init__"]
-    generated: Any = cls.__dict__["__init__"]
-    init.__defaults__, init.__annotations__ = generated.__defaults__, generated.__annotations__
-    init.__qualname__ = generated.__qualname__
-    type.__setattr__(cls, "__init__", init)
-    return cls
-
-
 def _within(name: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high:  # NaN fails every comparison
         raise DecodeError(f"{name} {value!r} outside {low} .. {high}")
 
 
-@_quick
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, init=False)
 class Position:
     """One fix of a receiver."""
 
@@ -114,29 +92,58 @@ class Position:
     utc_ns: int | None = None
     """Receiver's date and time, None where its date is missing or distrusted."""
 
-    def __post_init__(self) -> None:
-        speed, course, altitude = self.speed_mps, self.course_deg, self.altitude_m
-        hdop, accuracy, satellites = self.hdop, self.accuracy_m, self.satellites
-        if (
-            -90.0 <= self.lat_deg <= 90.0
-            and -180.0 <= self.lon_deg <= 180.0
-            and (speed is None or 0.0 <= speed <= 1000.0)
-            and (course is None or 0.0 <= course <= 360.0)
-            and (altitude is None or LOWEST_M <= altitude <= HIGHEST_M)
+    def __init__(
+        self,
+        t_ns: int,
+        port: str,
+        lat_deg: float,
+        lon_deg: float,
+        quality: FixQuality,
+        speed_mps: float | None = None,
+        course_deg: float | None = None,
+        altitude_m: float | None = None,
+        hdop: float | None = None,
+        accuracy_m: float | None = None,
+        satellites: int | None = None,
+        utc_ns: int | None = None,
+    ) -> None:
+        # Through the slots themselves: a generated __init__ sets each field by its name, in twice the time.
+        t, p, lat, lon, how, fast, to, high, dop, sigma, used, utc = _POSITION
+        t(self, t_ns)
+        p(self, port)
+        lat(self, lat_deg)
+        lon(self, lon_deg)
+        how(self, quality)
+        fast(self, speed_mps)
+        to(self, course_deg)
+        high(self, altitude_m)
+        dop(self, hdop)
+        sigma(self, accuracy_m)
+        used(self, satellites)
+        utc(self, utc_ns)
+        if not (
+            -90.0 <= lat_deg <= 90.0
+            and -180.0 <= lon_deg <= 180.0
+            and (speed_mps is None or 0.0 <= speed_mps <= 1000.0)
+            and (course_deg is None or 0.0 <= course_deg <= 360.0)
+            and (altitude_m is None or LOWEST_M <= altitude_m <= HIGHEST_M)
             and (hdop is None or 0.0 <= hdop <= MAX_HDOP)
-            and (accuracy is None or 0.0 <= accuracy <= MAX_ACCURACY_M)
+            and (accuracy_m is None or 0.0 <= accuracy_m <= MAX_ACCURACY_M)
             and (satellites is None or 0 <= satellites <= MAX_SATELLITES)
         ):
-            return  # one test for every fix; which of them failed is asked only of those that did
+            self._refuse()
+
+    def _refuse(self) -> None:
+        """Name the value that cannot be true: asked only of a fix that failed the one test above."""
         _within("latitude", self.lat_deg, -90.0, 90.0)
         _within("longitude", self.lon_deg, -180.0, 180.0)
         for name, value, low, high in (
-            ("speed in m/s", speed, 0.0, 1000.0),
-            ("course", course, 0.0, 360.0),
-            ("altitude in metres", altitude, LOWEST_M, HIGHEST_M),
-            ("HDOP", hdop, 0.0, MAX_HDOP),
-            ("accuracy in metres", accuracy, 0.0, MAX_ACCURACY_M),
-            ("satellites", satellites, 0, MAX_SATELLITES),
+            ("speed in m/s", self.speed_mps, 0.0, 1000.0),
+            ("course", self.course_deg, 0.0, 360.0),
+            ("altitude in metres", self.altitude_m, LOWEST_M, HIGHEST_M),
+            ("HDOP", self.hdop, 0.0, MAX_HDOP),
+            ("accuracy in metres", self.accuracy_m, 0.0, MAX_ACCURACY_M),
+            ("satellites", self.satellites, 0, MAX_SATELLITES),
         ):
             if value is not None:
                 _within(name, value, low, high)
@@ -145,6 +152,9 @@ class Position:
     def estimated(self) -> bool:
         """Dead-reckoned by the receiver."""
         return self.quality is FixQuality.ESTIMATED
+
+
+_POSITION: Final = tuple(Position.__dict__[field.name].__set__ for field in fields(Position))
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,8 +167,7 @@ class PositionVoid:
     utc_ns: int | None = None
 
 
-@_quick
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, init=False)
 class SkyView:
     """What the receiver hears: tells a jammer from a tunnel and from a dead antenna."""
 
@@ -171,18 +180,35 @@ class SkyView:
     jamming: bool | None = None
     """The receiver's own indicator, None where it has none."""
 
-    def __post_init__(self) -> None:
-        strongest = self.snr_max_dbhz
+    def __init__(
+        self,
+        t_ns: int,
+        port: str,
+        satellites_in_view: int,
+        satellites_heard: int,
+        snr_max_dbhz: float | None,
+        jamming: bool | None = None,
+    ) -> None:
+        t, p, in_view, heard, strongest, jammed = _SKY_VIEW  # as in Position: one an epoch
+        t(self, t_ns)
+        p(self, port)
+        in_view(self, satellites_in_view)
+        heard(self, satellites_heard)
+        strongest(self, snr_max_dbhz)
+        jammed(self, jamming)
         if (
-            0 <= self.satellites_in_view <= MAX_SATELLITES
-            and 0 <= self.satellites_heard <= MAX_SATELLITES
-            and (strongest is None or 0.0 <= strongest <= 99.0)
+            0 <= satellites_in_view <= MAX_SATELLITES
+            and 0 <= satellites_heard <= MAX_SATELLITES
+            and (snr_max_dbhz is None or 0.0 <= snr_max_dbhz <= 99.0)
         ):
             return
         _within("satellites in view", self.satellites_in_view, 0, MAX_SATELLITES)
         _within("satellites heard", self.satellites_heard, 0, MAX_SATELLITES)
-        if strongest is not None:
-            _within("strongest signal in dBHz", strongest, 0.0, 99.0)
+        if snr_max_dbhz is not None:
+            _within("strongest signal in dBHz", snr_max_dbhz, 0.0, 99.0)
+
+
+_SKY_VIEW: Final = tuple(SkyView.__dict__[field.name].__set__ for field in fields(SkyView))
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,7 +336,6 @@ Reading: TypeAlias = (
 )
 
 
-@_quick
 @dataclass(frozen=True, slots=True)
 class Refusal:
     """Bytes that were intact or not, and are not a reading: counted by reason, never silently dropped."""

@@ -231,12 +231,12 @@ class Edge:
         return facts.error("not in this fake")
 
 
-def node_toml(lab: Lab, port: int) -> Path:
+def node_toml(lab: Lab, port: int, extra: str = "") -> Path:
     node = lab.nodes[DEVICE]
     path = node / "node.toml"
     path.write_text(
         f'[node]\ntenant = "{TENANT}"\ndevice = "{DEVICE}"\nkind = "vehicle"\n[state]\ndir = "{node}"\n'
-        f'[uplink]\nhost = "127.0.0.1"\nport = {port}\nserver_name = "localhost"\n',
+        f'[uplink]\nhost = "127.0.0.1"\nport = {port}\nserver_name = "localhost"\n{extra}',
         "utf-8",
     )
     return path

@@ -88,6 +88,14 @@ def test_the_shortest_file_is_a_vehicle_with_defaults() -> None:
 
 
 @pytest.mark.parametrize(
+    ("line", "version"), [("", "3.1.1"), ('mqtt = "3.1.1"', "3.1.1"), ('mqtt = "5"', "5")]
+)
+def test_the_uplink_speaks_mqtt_3_1_1_unless_told(line: str, version: str) -> None:
+    uplink = config(NODE + f'[uplink]\nhost = "x"\n{line}\n').uplink
+    assert uplink is not None and uplink.mqtt == version
+
+
+@pytest.mark.parametrize(
     ("text", "told"),
     [
         ("[node", "not TOML"),
@@ -109,6 +117,8 @@ def test_the_shortest_file_is_a_vehicle_with_defaults() -> None:
         (NODE + "[clock]\nkind = 'replay'", "need a page"),
         (NODE + "[fence]\nlat = 91\nlon = 0\nradius_m = 5", "lat"),
         (NODE + "[uplink]\nport = 1", "host"),
+        (NODE + "[uplink]\nhost = 'x'\nmqtt = '4'", "mqtt"),
+        (NODE + "[uplink]\nhost = 'x'\nmqtt = 5", "mqtt"),
         (NODE + "[port]\nname = 'x'", "double brackets"),
         (NODE + "[[port]]\nname = 'x'\npath = '/a'\nprotocol = 'can'", "protocol"),
         (NODE + "[[port]]\nname = 'x'\npath = '/a'\nprotocol = 'nmea'\nbaud = 1", "baud"),

@@ -40,6 +40,57 @@ def test_a_segment_that_breaks_connections_is_no_other_client() -> None:
     assert not reconnects.conflict
 
 
+@pytest.mark.parametrize("lived", [11.0, 61.0, 89.0])
+def test_the_copy_that_lives_while_the_other_waits_notices_too(lived: float) -> None:
+    reconnects = Reconnects()
+    assert [reconnects.ended(lived, 1.0) for _ in range(2)] == [1, 1]
+    assert not reconnects.conflict
+    assert reconnects.ended(lived, 0.0) == 60
+    assert reconnects.conflict
+    for _ in range(20):
+        assert reconnects.ended(90, 1.0) == 90, "as long as it goes on"
+    reconnects.lives(179)
+    assert reconnects.conflict
+    reconnects.lives(180)
+    assert not reconnects.conflict, "the remaining copy says so while it is connected"
+
+
+def test_a_broker_that_is_restarted_is_no_other_client() -> None:
+    reconnects = Reconnects()
+    for _ in range(20):
+        assert reconnects.ended(15, 1.0) == 1
+        assert reconnects.refused(1.0) == 1
+    assert reconnects.ended(15, 1.0) == 1
+    assert not reconnects.conflict
+
+
+def test_a_refusal_explains_one_end_alone() -> None:
+    reconnects = Reconnects()
+    reconnects.ended(15, 1.0)
+    reconnects.ended(15, 1.0)
+    for _ in range(5):
+        reconnects.refused(1.0)
+    reconnects.ended(15, 1.0)
+    assert not reconnects.conflict
+    reconnects.ended(15, 1.0)
+    assert reconnects.conflict
+
+
+def test_ends_far_apart_are_no_other_client() -> None:
+    reconnects = Reconnects()
+    for _ in range(20):
+        reconnects.ended(30, 0.5)
+        for _ in range(12):
+            reconnects.ended(170, 0.5, ours=True)
+    assert not reconnects.conflict
+
+
+def test_connections_that_we_end_slow_down_and_accuse_nobody() -> None:
+    reconnects = Reconnects()
+    assert [reconnects.ended(0.1, 1.0, ours=True) for _ in range(7)] == [2, 4, 8, 16, 32, 60, 60]
+    assert not reconnects.conflict
+
+
 @pytest.mark.parametrize("jitter", [0.0, 0.3, 1.0])
 def test_two_copies_connect_about_once_a_minute_each(jitter: float) -> None:
     """F19 on a fast clock: each connect ends the other's connection at once."""
@@ -56,7 +107,8 @@ def test_two_copies_connect_about_once_a_minute_each(jitter: float) -> None:
         if began is not None:
             since[other] = None
             due[other] = now + nodes[other].ended(now - began, (jitter * (1 + len(connects[other]))) % 1)
-    for times in connects:
-        assert len([t for t in times if t > 60]) <= 30
+    for node, times in zip(nodes, connects, strict=True):
+        assert node.conflict, "each of the two says so"
+        assert len([t for t in times if t > 60]) <= 24, "less than one a minute"
     since = [None, None]
     assert nodes[0].ended(600, 0.5) <= 1, "the remaining copy runs normally"

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge.uplink import Row, Why, Window, WindowLimits
+from edge.uplink import Row, Why, Window, WindowLimits, packet_bytes
 
 LIMITS = WindowLimits(window=20)
 
@@ -353,3 +353,74 @@ def test_jitter_moves_the_timer_by_a_quarter(jitter: float) -> None:
     edge = 5.0 * (0.75 + 0.5 * jitter)
     assert passed(window, edge - 0.01, jitter) == []
     assert len(passed(window, edge, jitter)) == 1
+
+
+def test_what_the_broker_has_said_it_does_not_take_is_named_and_never_sent() -> None:
+    window = Window(LIMITS)
+    window.announced(2048, None, 20)
+    fits, large, late = row(1, size=2048 - 28), row(2, size=2048 - 27), row(3, size=10)
+    alarm = row(9, lane=0, size=5000)
+    window.listed([fits, large, late, alarm])
+    assert passed(window, 0.0) == [fits, late], "the rest passes, also behind it"
+    receipt(window, [fits, late], 0.1)
+    assert passed(window, 10_000.0) == []
+    assert [(t.row, t.why) for t in window.troubles()] == [(alarm, Why.TOO_LARGE), (large, Why.TOO_LARGE)]
+    assert "2021 bytes" in str(window.troubles()[1]) and "known limit is 2048" in str(window.troubles()[1])
+    window.disconnected(10_001.0, 0.5)
+    window.announced(None, None, 20)
+    assert passed(window, 10_001.0) == [alarm, large], "a broker without a limit takes them"
+    assert window.troubles() == []
+
+
+def test_a_suspect_that_turns_out_too_large_is_not_sent_again() -> None:
+    window = Window(LIMITS)
+    window.listed([row(1, size=3000), row(2)])
+    assert len(burst(window, 0.0)) == 2
+    window.disconnected(1.0, 0.5)
+    window.announced(2048, None, 20)
+    assert [r.number for r in passed(window, 1.0)] == [2]
+
+
+def test_many_too_large_ones_at_the_head_hide_nothing() -> None:
+    window = Window(LIMITS)
+    window.announced(2048, None, 20)
+    backlog = [*rows(500, size=3000), *rows(5, first=500)]
+    sent: list[Row] = []
+    for _ in range(20):
+        window.listed(backlog[: window.listing])
+        sent += passed(window, 0.0)
+    assert [r.number for r in sent] == [500, 501, 502, 503, 504]
+
+
+@pytest.mark.parametrize(
+    ("payload", "size"), [(0, 27), (102, 129), (103, 131), (16_358, 16_386), (16_359, 16_388)]
+)
+def test_the_size_of_a_packet(payload: int, size: int) -> None:
+    assert packet_bytes(20, payload) == size
+
+
+def test_no_more_is_under_way_than_the_broker_allows() -> None:
+    window = Window(LIMITS)
+    window.announced(None, 3, 20)
+    window.listed([*rows(10), row(99, lane=0)])
+    sent = burst(window, 0.0)
+    assert [r.number for r in sent] == [99, 0, 1]
+    window.acked(sent[0].hash, 0.1)
+    assert [r.number for r in burst(window, 0.1)] == [2]
+
+
+def test_alarms_alone_are_sent_again_and_pass_suspects_of_telemetry() -> None:
+    window = Window(LIMITS)
+    window.listed(rows(10))
+    assert len(burst(window, 0.0)) == 10
+    window.disconnected(1.0, 0.5)
+    alarm = row(99, lane=0)
+    window.listed([*rows(10), alarm])
+    assert window.next(2.0, 0.5, alarms_only=True) == alarm
+    window.acked(alarm.hash, 2.1)
+    assert window.next(3.0, 0.5, alarms_only=True) is None
+    assert window.next(60.0, 0.5, alarms_only=True) == alarm, "not receipted: once more"
+    window.acked(alarm.hash, 60.1)
+    receipt(window, [alarm], 60.2)
+    assert window.next(600.0, 0.5, alarms_only=True) is None
+    assert window.next(600.0, 0.5) is not None

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import hashlib
 import json
 import random
+import shutil
 import signal
+import socket
+import ssl
 import subprocess
+import sys
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
@@ -34,9 +40,11 @@ from mqtt_lab import (
 )  # fmt: skip
 
 from edge import topics
+from edge.runtime import uplinkd
 from edge.runtime.load import load_config
+from edge.runtime.mqtt_tls import client_context
 from edge.runtime.uplinkd import Uplink, load_trust
-from edge.uplink import Window, WindowLimits
+from edge.uplink import Window, WindowLimits, packet_bytes
 from provisioning.runtime.lab import Lab
 
 FAST = WindowLimits(receipt_s=0.5, probe_max_s=0.5)
@@ -50,8 +58,8 @@ PATIENT = WindowLimits(receipt_s=60.0)
 class Bench:
     """One node with its uplink in this process, its edge and its collector."""
 
-    def __init__(self, lab: Lab, port: int, limits: WindowLimits = FAST) -> None:
-        config = load_config(node_toml(lab, port))
+    def __init__(self, lab: Lab, port: int, limits: WindowLimits = FAST, extra: str = "") -> None:
+        config = load_config(node_toml(lab, port, extra))
         self.outbox = Outbox(Path(config.path("outbox.db")))
         self.edge = Edge(Path(config.path("facts.sock")), self.outbox, load_trust(config))
         self.collector = Collector(lab, port)
@@ -165,6 +173,27 @@ def test_receipts_wait_for_an_edge_that_is_away_or_refuses(tmp_path: Path) -> No
     bench(tmp_path, story, PATIENT)
 
 
+def test_alarms_go_on_while_receipts_wait_for_the_edge(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uplinkd, "MAX_RECEIPTS", 5)
+
+    async def story(b: Bench) -> None:
+        b.edge.refuses = True
+        b.outbox.add(count=5)
+        async with b.running():
+            await until(lambda: len(b.uplink.receipts) == 5)
+            (late,) = b.outbox.add()
+            alarms = b.outbox.add(lane=0, count=3)
+            await until(lambda: len(b.uplink.receipts) == 8)
+            assert b.collector.arrived[5:] == alarms, "no telemetry"
+            b.edge.refuses = False
+            await until(lambda: b.outbox.left() == 0)
+            assert b.collector.arrived[8:] == [late]
+
+    bench(tmp_path, story, PATIENT)
+
+
 def test_forged_receipts_are_ignored(tmp_path: Path) -> None:
     async def story(b: Bench) -> None:
         (body,) = b.outbox.add()
@@ -248,6 +277,129 @@ def test_the_broker_is_killed_and_everything_arrives(tmp_path: Path) -> None:
     process = start("cloud_sync.runtime.broker", config)
     ready(process)
     end(asyncio.run(main(process)))
+
+
+def test_a_connection_that_ends_leaves_no_exception_behind(tmp_path: Path) -> None:
+    lab = new_lab(tmp_path)
+    left: list[object] = []
+
+    async def main(port: int) -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: left.append(context))
+        b = Bench(lab, port)
+        stopped = asyncio.create_task(b.uplink.run())
+        await until(lambda: b.uplink.connected)
+        async with b.uplink._client() as second:
+            await until(lambda: not b.uplink.connected)
+            async with b.uplink._client():
+                await until(lambda: second.ended_by_peer)
+        b.uplink.stop.set()
+        await stopped
+        b.outbox.db.close()
+
+    with broker(lab) as port:
+        asyncio.run(main(port))
+    gc.collect()
+    assert left == []
+
+
+@contextmanager
+def mute(lab: Lab, kind: str) -> Iterator[tuple[int, threading.Event]]:
+    """A server that takes connections and says nothing: no TLS, or no CONNACK. The event: one has come."""
+    keys, came = lab.broker / "keys", threading.Event()
+    kept: list[socket.socket] = []
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(keys / "tls.crt", keys / "tls.key")
+
+    def serve() -> None:
+        with suppress(OSError):
+            while True:
+                one: socket.socket = listening.accept()[0]
+                if kind == "tls":
+                    one = context.wrap_socket(one, server_side=True)
+                    one.recv(1)
+                kept.append(one)
+                came.set()
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield listening.getsockname()[1], came
+        finally:
+            listening.shutdown(socket.SHUT_RDWR)
+            thread.join(10)
+            for one in kept:
+                one.close()
+
+
+PATIENTLY = """
+import pathlib, sys
+from edge.runtime import mqtt_client, uplinkd
+connect = mqtt_client.Client._client_connect
+def patiently(self):
+    self._client.connect_timeout = 100.0
+    connect(self)
+mqtt_client.Client._client_connect = patiently
+sys.exit(uplinkd.run(pathlib.Path(sys.argv[1])))
+"""
+"""The daemon, whose thread waits longer in a handshake than `end` waits for the process."""
+
+
+@pytest.mark.parametrize("kind", ["tcp", "tls"])
+def test_sigterm_ends_an_attempt_to_connect_at_once(tmp_path: Path, kind: str) -> None:
+    lab = new_lab(tmp_path)
+    with mute(lab, kind) as (port, came):
+        argv = [sys.executable, "-c", PATIENTLY, str(node_toml(lab, port))]
+        process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        ready(process)
+        assert came.wait(20)
+        code = end(process)
+        assert process.stderr is not None
+        said = process.stderr.read()
+        process.stderr.close()
+    assert code == 0
+    assert "no connection" not in said, "it did not wait for the attempt's own end"
+    assert "stopped: 0 segments" in said
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+@pytest.mark.parametrize("foreign", ["ca.crt", "tls"])
+def test_foreign_keys_at_mosquitto_are_named(
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    foreign: str,
+    version: ssl.TLSVersion,
+) -> None:
+    def context(keys: Path, name: str | None) -> ssl.SSLContext:
+        made = client_context(keys, name)
+        made.maximum_version = version
+        return made
+
+    monkeypatch.setattr(uplinkd, "client_context", context)
+    lab, strange = new_lab(tmp_path / "lab"), new_lab(tmp_path / "strange")
+    for name in ["ca.crt"] if foreign == "ca.crt" else ["tls.crt", "tls.key"]:
+        shutil.copy(strange.nodes[DEVICE] / "keys" / name, lab.nodes[DEVICE] / "keys" / name)
+
+    async def main(port: int) -> None:
+        b = Bench(lab, port)
+
+        def listens() -> bool:
+            with suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+                return True
+            return False
+
+        await until(listens)
+        running = asyncio.create_task(b.uplink.run())
+        await until(lambda: "no connection" in caplog.text)
+        b.uplink.stop.set()
+        await running
+        b.outbox.db.close()
+
+    with mosquitto(lab, "allow_anonymous true") as port:
+        asyncio.run(main(port))
+    assert ("keys/ca.crt" if foreign == "ca.crt" else "keys/tls.crt") in caplog.text
+    assert "enrol" in caplog.text and "timed out" not in caplog.text
 
 
 def test_the_daemon_without_a_broker_is_ready_calm_and_stops_orderly(tmp_path: Path) -> None:
@@ -367,6 +519,34 @@ def test_a_segment_over_mosquittos_limit_f17(
                 await asyncio.sleep(0.1)
                 assert serial < 300
             assert "3000 bytes" in b.uplink.troubles()
+
+    with mosquitto(lab, text) as port:
+        asyncio.run(main(port))
+
+
+def test_a_segment_over_mosquittos_limit_with_mqtt_5_f17(
+    tmp_path: Path, shared_data: Callable[[str], Path]
+) -> None:
+    """The broker says its limit, so that what is above it never ends a connection."""
+    text = shared_data("field/F17.disconnects.conf").read_text("utf-8")
+    lab = new_lab(tmp_path)
+
+    async def main(port: int) -> None:
+        b = Bench(lab, port, PATIENT, extra='mqtt = "5"\n')
+        room = 2048 - packet_bytes(len(topics.seg_topic(TENANT, DEVICE)), 0) - 1  # one more byte of length
+        (big,) = b.outbox.add(size=room + 1)
+        (largest,) = b.outbox.add(size=room)
+        small = b.outbox.add(count=60)
+        (alarm,) = b.outbox.add(lane=0)
+        async with b.running():
+            await until(lambda: b.outbox.left() == 1)
+            assert b.collector.arrived == [alarm, largest, *small]
+            assert b.collector.count(big) == 0
+            assert f"{room + 1} bytes" in b.uplink.troubles()
+            assert "known limit is 2048 bytes" in b.uplink.troubles()
+            await until(lambda: bool(b.edge.facts))
+            assert "known limit is 2048 bytes" in b.edge.facts[0]
+            assert b.uplink.connected and b.uplink.sent == 62, "on the first connection"
 
     with mosquitto(lab, text) as port:
         asyncio.run(main(port))

@@ -5,9 +5,17 @@ from __future__ import annotations
 import socket
 import ssl
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from edge.errors import ConfigError
+
+REJECTED: Final = (
+    "the broker may not accept this node's certificate keys/tls.crt (of another authority, expired or "
+    "revoked); the broker's log says so, and enrolling this node again replaces it"
+)
+"""TLS 1.3 has the client finish first, so that a rejected certificate looks like a connection that ends."""
+_EXPIRED, _NOT_YET, _NAME = 10, 9, 62
+"""X509_V_ERR_* of OpenSSL: CERT_HAS_EXPIRED, CERT_NOT_YET_VALID, HOSTNAME_MISMATCH."""
 
 
 class NamedContext(ssl.SSLContext):
@@ -38,3 +46,19 @@ def client_context(keys: Path, server_name: str | None) -> ssl.SSLContext:
             f"the TLS keys in {keys} cannot be used ({error}): enrol this node first"
         ) from error
     return context
+
+
+def advice(error: OSError) -> str | None:
+    """What to do about an error of the TLS handshake; None when `error` is no such one."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        if error.verify_code in (_EXPIRED, _NOT_YET):
+            return f"the broker's certificate is not valid now ({error}): renew it, or set this clock"
+        if error.verify_code == _NAME:
+            return f"the broker's certificate has another name ({error}): correct server_name"
+        return (
+            f"the broker's certificate is not by the authority in keys/ca.crt ({error}): ask the broker's "
+            "operator for the authority's ca.crt, or enrol this node again"
+        )
+    if isinstance(error, (ssl.SSLError, ConnectionResetError)) or "handshake" in str(error):
+        return f"the TLS handshake failed ({error}): {REJECTED}"
+    return None

@@ -11,6 +11,7 @@ import contextlib
 import json
 import logging
 import math
+import os
 import random
 import signal
 import time
@@ -28,6 +29,7 @@ from edge.reconnect import Reconnects
 from edge.runtime import facts_client
 from edge.runtime.jsonlog import log_json_lines
 from edge.runtime.load import load_config
+from edge.runtime.mqtt_client import Client, explained
 from edge.runtime.mqtt_tls import client_context
 from edge.runtime.outbox_reader import OutboxReader
 from edge.trust import Trust
@@ -48,7 +50,8 @@ STALL_S: Final = 60.0
 STOP_S: Final = 3.0
 """After SIGTERM: time for the PUBACKs, then for the receipts."""
 MAX_RECEIPTS: Final = 256
-"""Receipts kept for an edge that is away; then no new telemetry is sent, so that memory stays bounded."""
+"""Receipts kept for an edge that is away; then only alarms are sent. Memory stays bounded: the edge, which is
+away, makes no more of them."""
 LOG_EVERY_S: Final = 60.0
 """The same trouble is logged no more often."""
 REPORT_EVERY_S: Final = 300.0
@@ -128,6 +131,7 @@ class Uplink:
         self.config = config
         self.server = config.uplink
         self.identity = Identity(config.node.tenant, config.node.device)
+        self._topic = topics.seg_topic(self.identity.tenant, self.identity.device)
         self.trust = trust
         self.window = window or Window()
         self.reconnects = Reconnects()
@@ -136,6 +140,8 @@ class Uplink:
         self.receipts = Receipts(Path(config.path("facts.sock")), self.quiet)
         self.stop = asyncio.Event()
         self.connected = False
+        self.hanging = False
+        """`stop` left a thread behind that waits for the network; see `_main`."""
         self.sent = 0
         self._rng = rng or random.Random()
         self._wake = asyncio.Event()
@@ -148,7 +154,7 @@ class Uplink:
         helpers = [asyncio.create_task(self.receipts.deliver()), asyncio.create_task(self._report())]
         try:
             while not self.stop.is_set():
-                delay = await self._connection()
+                delay = await self._attempt()
                 await _within(self.stop.wait(), delay)
         finally:
             await _within(_until(lambda: not self.receipts), 1.0)
@@ -157,51 +163,73 @@ class Uplink:
             await asyncio.gather(*helpers, return_exceptions=True)
             self.outbox.close()
 
+    async def _attempt(self) -> float:
+        """As `_connection`; one that has not come about ends at once when `stop` is set."""
+        connection = asyncio.create_task(self._connection())
+
+        async def interrupt() -> None:
+            await self.stop.wait()
+            if not self.connected:
+                connection.cancel()
+
+        watch = asyncio.create_task(interrupt())
+        try:
+            await asyncio.wait((connection,))
+            return 0.0 if connection.cancelled() else connection.result()
+        finally:
+            connection.cancel()
+            watch.cancel()
+            await asyncio.gather(connection, watch, return_exceptions=True)
+
+    def _client(self) -> Client:
+        five = self.server.mqtt == "5"
+        client = Client(
+            self.server.host, self.server.port, identifier=self.identity.client_id,
+            protocol=aiomqtt.ProtocolVersion.V5 if five else aiomqtt.ProtocolVersion.V311,
+            clean_session=None if five else True, keepalive=KEEPALIVE_S, timeout=CALL_TIMEOUT_S,
+            tls_context=client_context(Path(self.config.path("keys")), self.server.server_name),
+            max_inflight_messages=self.window.limits.window + self.window.limits.alarms,
+        )  # fmt: skip
+        client.pending_calls_threshold = 1000  # a window of calls is what is meant here
+        return client
+
     async def _connection(self) -> float:
         """One connection from beginning to end; how long to wait before the next, in seconds."""
         began: float | None = None
+        client: Client | None = None
         try:
-            context = client_context(Path(self.config.path("keys")), self.server.server_name)
-            client = aiomqtt.Client(
-                self.server.host, self.server.port, identifier=self.identity.client_id, clean_session=True,
-                keepalive=KEEPALIVE_S, timeout=CALL_TIMEOUT_S, tls_context=context,
-                max_inflight_messages=self.window.limits.window + self.window.limits.alarms,
-            )  # fmt: skip
-            client.pending_calls_threshold = 1000  # a window of calls is what is meant here
+            client = self._client()
             async with client:
                 began = time.monotonic()
+                self.window.announced(client.max_packet, client.receive_max, len(self._topic))
                 await self._session(client)
         except (aiomqtt.MqttError, ConnectionEnded, ConfigError, OSError) as error:
-            return self._lost(error, began)
+            return self._lost(error, began, ours=client is None or not client.ended_by_peer)
+        except asyncio.CancelledError:
+            self.hanging = client is not None and client.blocked
+            raise
         return 0.0
 
-    def _lost(self, error: Exception, began: float | None) -> float:
+    def _lost(self, error: Exception, began: float | None, *, ours: bool) -> float:
         now, jitter = time.monotonic(), self._rng.random()
         self.connected = False
         if began is None:
-            self.quiet.warning("away", f"no connection to {self.server.host}:{self.server.port}: {error}")
+            broker = f"{self.server.host}:{self.server.port}"
+            self.quiet.warning("away", f"no connection to {broker}: {explained(error)}")
             return self.reconnects.refused(jitter)
         blamed = self.window.disconnected(now, jitter)
-        delay = self.reconnects.ended(now - began, jitter, blamed=blamed)
+        delay = self.reconnects.ended(now - began, jitter, blamed=blamed, ours=ours)
         if self.reconnects.conflict:
             self.quiet.warning(
                 "conflict",
                 f"another client uses this identity ({self.identity.urn}): the broker ends each connection "
-                "soon after it begins; connecting once a minute. Look for a copied card",
+                "though it can be reached; connecting once a minute. Look for a copied card",
             )
         else:
-            self.quiet.warning("lost", f"connection ended after {now - began:.1f} s: {error}")
+            self.quiet.warning("lost", f"connection ended after {now - began:.1f} s: {explained(error)}")
         return delay
 
-    async def _session(self, client: aiomqtt.Client) -> None:
-        topic = topics.receipt_topic(self.identity.tenant, self.identity.device)
-        (granted,) = await client.subscribe(topic, qos=1)
-        if getattr(granted, "is_failure", False):
-            raise ConnectionEnded(
-                f"the broker refuses to let us hear receipts on {topic}; check its access rules"
-            )
-        self.connected = True
-        _log.info("connected to %s:%d", self.server.host, self.server.port)
+    async def _session(self, client: Client) -> None:
         listening = asyncio.create_task(self._listen(client))
         sending = asyncio.create_task(self._send(client))
         try:
@@ -216,7 +244,17 @@ class Uplink:
             await asyncio.gather(*tasks, return_exceptions=True)
             self._publishing.clear()
 
-    async def _listen(self, client: aiomqtt.Client) -> None:
+    async def _subscribe(self, client: Client) -> None:
+        topic = topics.receipt_topic(self.identity.tenant, self.identity.device)
+        (granted,) = await client.subscribe(topic, qos=1)
+        if getattr(granted, "is_failure", False):
+            raise ConnectionEnded(
+                f"the broker refuses to let us hear receipts on {topic}; check its access rules"
+            )
+        self.connected = True
+        _log.info("connected to %s:%d", self.server.host, self.server.port)
+
+    async def _listen(self, client: Client) -> None:
         async for message in client.messages:
             data = message.payload
             if not isinstance(data, bytes):
@@ -232,9 +270,12 @@ class Uplink:
             self.receipts.add(data)
             self._wake.set()
 
-    async def _send(self, client: aiomqtt.Client) -> None:
+    async def _send(self, client: Client) -> None:
+        await self._subscribe(client)
+        began = time.monotonic()
         while not self.stop.is_set():
             self._wake.clear()
+            self.reconnects.lives(time.monotonic() - began)
             try:
                 self._look()
                 self._fill(client)
@@ -255,9 +296,10 @@ class Uplink:
             self.window.listed(self.outbox.rows(wanted))
             self._listed = wanted
 
-    def _fill(self, client: aiomqtt.Client) -> None:
-        while len(self.receipts) < MAX_RECEIPTS:
-            row = self.window.next(time.monotonic(), self._rng.random())
+    def _fill(self, client: Client) -> None:
+        while True:
+            full = len(self.receipts) >= MAX_RECEIPTS
+            row = self.window.next(time.monotonic(), self._rng.random(), alarms_only=full)
             if row is None:
                 return
             body = self.outbox.body(row)
@@ -268,10 +310,9 @@ class Uplink:
             self._publishing.add(task)
             task.add_done_callback(self._publishing.discard)
 
-    async def _publish(self, client: aiomqtt.Client, row: Row, body: bytes) -> None:
-        topic = topics.seg_topic(self.identity.tenant, self.identity.device)
+    async def _publish(self, client: Client, row: Row, body: bytes) -> None:
         try:
-            await client.publish(topic, body, qos=1, timeout=math.inf)
+            await client.publish(self._topic, body, qos=1, timeout=math.inf)
         except aiomqtt.MqttError:
             return  # the connection is gone; `_listen` says so, and the window forgets that this was sent
         self.sent += 1
@@ -352,4 +393,6 @@ async def _main(config: Config, trust: Trust) -> int:
     _log.info(
         "stopped: %d segments sent, %d receipts brought to the edge", uplink.sent, uplink.receipts.delivered
     )
+    if uplink.hanging:
+        os._exit(EXIT_OK)  # the loop's end would wait for that thread; nothing here is left to be written
     return EXIT_OK
