@@ -7,6 +7,7 @@ owner, mode or mount of the store are in the way, 1 what was asked for was refus
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from collections.abc import Iterator
@@ -20,11 +21,14 @@ from cloud_sync.errors import CloudError, ConfigError, NotFound, StoreReadOnly
 from edge.errors import EdgeError
 
 if TYPE_CHECKING:
+    from cloud_sync.runtime.erase import Preview
     from cloud_sync.runtime.titles import Desk
 
 EXIT_FAILED: Final = 1
 EXIT_USAGE: Final = 2
 EXIT_PERMISSION: Final = 13
+MAX_SHOWN: Final = 40
+"""Lines of one list on the screen; --json has all of them."""
 
 ConfigOption = Annotated[Path, typer.Option("--config", help="collector.toml", show_default=False)]
 TenantOption = Annotated[
@@ -280,24 +284,32 @@ def _erase(
     device: Annotated[str, typer.Option("--device", help="Whose record goes.", show_default=False)],
     month: Annotated[str, typer.Option("--month", help="YYYY-MM, in UTC.", show_default=False)],
     reason: Annotated[str, typer.Option("--reason", help="Signed and logged.", show_default=False)],
+    yes: Annotated[bool, typer.Option("--yes", help="Erase; without it a preview only.")] = False,
     tenant: TenantOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Erase what a device told in a month; hashes, proofs and a signed statement of the erasure stay."""
+    """Show what erasing a device's month takes; with --yes, erase it. There is no way back. Hashes, proofs
+    and a signed statement of the erasure stay."""
     from cloud_sync.runtime.collector_files import load_config, load_keys, make_clock
-    from cloud_sync.runtime.erase import erase_month, signer
+    from cloud_sync.runtime.erase import erase_month, preview_month, signer
     from cloud_sync.runtime.store import Store
     from cloud_sync.runtime.titles import tenant_of
 
     with _said_plainly():
         files = load_config(config)
+        who = tenant_of(config, tenant)
+        with Store(files.store, read_only=True) as store:
+            plan = preview_month(store, who, device, month, reason)
+        if not yes:
+            _show_erasure(plan, device, month, as_json)
+            return
         wall_ms = make_clock(files).wall_ns() // 1_000_000
         sign = signer(load_keys(files).ledger, wall_ms)
-        who = tenant_of(config, tenant)
         with Store(files.store, create=False) as store:
             done = erase_month(store, who, device, month, reason, sign=sign, wall_ms=wall_ms)
     if as_json:
         value = {
+            "erased": True,
             "segments": done.segments,
             "bytes": done.size,
             "rows": done.rows,
@@ -307,6 +319,28 @@ def _erase(
         typer.echo(json.dumps(value, indent=2))
     else:
         typer.echo(f"{done.segments} segments ({done.size} bytes) and {done.rows} projected rows are erased")
+
+
+def _show_erasure(plan: Preview, device: str, month: str, as_json: bool) -> None:
+    if as_json:
+        value = {
+            "erased": False,
+            "segments": plan.segments,
+            "bytes": plan.size,
+            "open_incidents": [dataclasses.asdict(one) for one in plan.open_incidents],
+            "device": device,
+            "month": month,
+        }
+        typer.echo(json.dumps(value, indent=2))
+        return
+    typer.echo(f"Preview: {month} of {device}")
+    typer.echo(f"  {plan.segments} segments ({plan.size} bytes) would lose their content for good")
+    typer.echo(f"  {len(plan.open_incidents)} open incidents would lose their bodies")
+    for one in plan.open_incidents[:MAX_SHOWN]:
+        typer.echo(f"    incident {one.incident} of {one.opened_at}: {one.cause}")
+    if len(plan.open_incidents) > MAX_SHOWN:
+        typer.echo(f"    and {len(plan.open_incidents) - MAX_SHOWN} more: --json has all of them")
+    typer.echo("Nothing is erased yet: the same command with --yes does it.")
 
 
 @evidence.command()
@@ -397,7 +431,9 @@ def _demo(
     keep: Annotated[bool, typer.Option("--keep", help="Leave the working folder in place.")] = False,
     replay: Annotated[Path | None, typer.Option("--replay", help="Play this real log instead.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the result here as JSON.")] = None,
-    scenario: Annotated[str, typer.Option("--scenario", help="Scenario of the simulator.")] = "default",
+    scenario: Annotated[
+        str, typer.Option("--scenario", help="default, quiet, tow, pulled, jammed, tunnel or left-region.")
+    ] = "default",
     folder: Annotated[Path | None, typer.Option("--dir", help="Work in this empty or new folder.")] = None,
 ) -> None:
     """Run the whole system on this machine and check that it does its job."""

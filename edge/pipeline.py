@@ -84,6 +84,9 @@ class Pipeline:
         self.open_incidents: dict[int, Verdict] = {}
         self.facts: dict[str, tuple[str, Stamp]] = {}
         """Source -> its last fact and when; those of MAX_SOURCES sources, the one silent longest first."""
+        self.last_fix_ns: int | None = None
+        """Monotonic time of the last fix of a receiver that was not dead-reckoned."""
+        self.clock = config.clock.kind
         self._config = config
         self._detector = detector
         self._recorder = Recorder(config, self.timekeeper)
@@ -110,8 +113,10 @@ class Pipeline:
             if isinstance(item, Refusal):
                 self._recorder.refused(item)
                 continue
-            if isinstance(item, Position) and item.utc_ns is not None and not item.estimated:
-                self.timekeeper.observe(item.utc_ns, item.t_ns)
+            if isinstance(item, Position) and not item.estimated:
+                self.last_fix_ns = item.t_ns
+                if item.utc_ns is not None:
+                    self.timekeeper.observe(item.utc_ns, item.t_ns)
             if self._detector is not None:
                 drafts += self._incidents(self._detector.observe(item), now)
             drafts += self._recorder.reading(item, now)

@@ -40,6 +40,10 @@ class Work:
     rss_mb: float
     faults: Mapping[str, int]
     """Errors that were caught at the top and survived, by task."""
+    now_ns: int
+    """Monotonic time of the answer."""
+    last_receipt_ns: int | None = None
+    """Monotonic time of the last verified receipt."""
 
 
 def as_json(node: Mapping[str, str], pipeline: Pipeline, work: Work, loss_window_ms: int) -> str:
@@ -47,6 +51,9 @@ def as_json(node: Mapping[str, str], pipeline: Pipeline, work: Work, loss_window
     continuity = pipeline.continuity
     status: dict[str, Any] = {
         **node,
+        "clock": pipeline.clock.name.lower(),
+        "last_fix_age_s": _age_s(pipeline.last_fix_ns, work.now_ns),
+        "last_receipt_age_s": _age_s(work.last_receipt_ns, work.now_ns),
         "run": work.run,
         "readings": dict(sorted(continuity.readings.items())),
         "position_valid": continuity.position_valid,
@@ -88,6 +95,11 @@ def as_json(node: Mapping[str, str], pipeline: Pipeline, work: Work, loss_window
         "faults": dict(work.faults),
     }
     return json.dumps(status, ensure_ascii=False)
+
+
+def _age_s(then_ns: int | None, now_ns: int) -> int | None:
+    """Whole seconds of the clock's own time since then."""
+    return None if then_ns is None else max(now_ns - then_ns, 0) // NS
 
 
 def _utc(wall_ns: int | None) -> str | None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -35,6 +37,14 @@ def shared_data(request: pytest.FixtureRequest) -> Callable[[str], Path]:
         return path
 
     return locate
+
+
+@pytest.fixture
+def short_dir() -> Iterator[Path]:
+    """A folder with a short name: a unix socket's path has at most 107 bytes."""
+    path = Path(tempfile.mkdtemp(prefix="hf-"))
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
 
 
 @pytest.fixture

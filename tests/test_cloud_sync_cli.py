@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import sqlite3
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -226,14 +228,61 @@ def test_erasure_takes_the_incident_and_keeps_the_title(lab: Lab) -> None:
     [row] = json.loads(call(cli.evidence, "--config", config(lab), "--json").stdout)
     month = row["opened_at"][:7]
     args = ("--config", config(lab), "--device", "vehicle-1", "--month", month, "--reason", "order 17")
-    done = call(cli.erase, *args, "--json")
+    done = call(cli.erase, *args, "--yes", "--json")
     assert done.exit_code == 0, done.output
     said = json.loads(done.stdout)
-    assert (said["segments"], said["rows"] >= 2) == (1, True)
+    assert (said["erased"], said["segments"], said["rows"] >= 2) == (True, 1, True)
     assert json.loads(call(cli.evidence, "--config", config(lab), "--json").stdout) == []
     assert json.loads(title(lab, "show", token, "--json").stdout)["state"] == "ALERT"
-    assert "0 segments" in call(cli.erase, *args).stdout
+    assert "0 segments" in call(cli.erase, *args, "--yes").stdout
     assert call(cli.erase, *args[:4], "--month", "2026-13", "--reason", "r").exit_code == 2
+
+
+def contents(lab: Lab) -> list[str]:
+    with closing(sqlite3.connect(lab.collector / "store.db")) as db:
+        return list(db.iterdump())
+
+
+def test_erasure_without_yes_is_a_preview(lab: Lab) -> None:
+    log_incident(lab)
+    [row] = json.loads(call(cli.evidence, "--config", config(lab), "--json").stdout)
+    month = row["opened_at"][:7]
+    before = contents(lab)
+    args = ("--config", config(lab), "--device", "vehicle-1", "--month", month, "--reason", "order 17")
+    shown = call(cli.erase, *args)
+    assert shown.exit_code == 0, shown.output
+    plan = json.loads(call(cli.erase, *args, "--json").stdout)
+    assert (plan["erased"], plan["segments"], plan["bytes"] > 0) == (False, 1, True)
+    [incident] = plan["open_incidents"]
+    assert incident == {"incident": 1, "opened_at": row["opened_at"], "cause": "moved_without_wheels"}
+    assert f"1 segments ({plan['bytes']} bytes)" in shown.stdout
+    assert "1 open incidents would lose their bodies" in shown.stdout
+    assert row["opened_at"] in shown.stdout
+    assert "--yes" in shown.stdout
+    assert contents(lab) == before
+    other = call(cli.erase, *args[:4], "--month", "2020-01", "--reason", "r", "--json")
+    assert json.loads(other.stdout)["segments"] == 0
+    assert call(cli.erase, *args, "--yes").exit_code == 0
+    assert contents(lab) != before
+
+
+@pytest.mark.parametrize("more", [(), ("--yes",), ("--yes", "--json")])
+@pytest.mark.parametrize(
+    "whose", [("--device", "vehicle-9"), ("--device", "vehicle-1", "--tenant", "fund-b")]
+)
+def test_erasing_an_unknown_device_changes_nothing(
+    lab: Lab, whose: tuple[str, ...], more: tuple[str, ...]
+) -> None:
+    log_incident(lab)
+    before = contents(lab)
+    result = call(
+        cli.erase, "--config", config(lab), *whose, "--month", "2026-11", "--reason", "order 17", *more
+    )
+    assert result.exit_code == 1, result.output
+    assert f"knows no device '{whose[1]}'" in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert result.stdout == ""
+    assert contents(lab) == before
 
 
 def test_transitions_of_a_stopped_collector_wait_for_it(lab: Lab) -> None:

@@ -9,13 +9,14 @@ import pytest
 from cloudkit import START_MS, TENANT, Device, Kit, make_kit
 
 from cloud_sync.collector import Message
-from cloud_sync.errors import ConfigError, StoreBusy
+from cloud_sync.errors import ConfigError, NotFound, StoreBusy
+from cloud_sync.evidence.__main__ import text
 from cloud_sync.evidence.verify import verify
 from cloud_sync.log.compact import root_of_entries
 from cloud_sync.log.tiles import consistency_proof
 from cloud_sync.runtime import bundles, queries
 from cloud_sync.runtime.collector_files import load_keys
-from cloud_sync.runtime.erase import Erased, erase_month, signer
+from cloud_sync.runtime.erase import Erased, Preview, erase_month, preview_month, signer
 from cloud_sync.runtime.intake import Intake
 from cloud_sync.runtime.sequencer import Sequencer
 from cloud_sync.runtime.store import Store
@@ -25,6 +26,7 @@ from edge.merkle import verify_consistency
 from edge.note import verify_checkpoint
 from edge.receipt import verify_receipt
 from firmware_bridge.wire import cose
+from models.verdict import Action
 
 Parts = tuple[Store, Sequencer, Intake]
 NOVEMBER_END_MS = 1_796_083_200_000
@@ -95,8 +97,65 @@ def test_one_vehicle_month_goes_and_every_proof_stays(kit: Kit, parts: Parts, tm
     assert report.failures == [] and not report.complete
     assert (report.segments, report.erased, report.events) == (10, 5, 15)
     assert any("5 erased segments" in sentence for sentence in report.unproven)
+    assert "a live clock; of the 5 erased segments unknown: the clock's kind was in what is" in text(report)
     assert any("erasure" in line and "2026-11" in line for line in report.titles)
     assert queries.incidents(store, TENANT) == []
+
+
+def test_a_preview_names_what_an_erasure_takes_and_writes_nothing(kit: Kit, parts: Parts) -> None:
+    store, _, intake = parts
+    car = kit.device("car-1")
+    car.wall_ms = NOVEMBER_END_MS - 60_000
+    november = car.messages(3)
+    november.append(car.message(car.seal([car.incident(1), car.incident(2)])))
+    car.wall_ms = START_MS
+    december = [
+        *car.messages(2),
+        car.message(car.seal([car.incident(2, Action.CLOSED), car.incident(1, Action.UPDATED)])),
+        car.message(car.seal([car.incident(3)])),
+    ]
+    intake.process([*november, *december, *kit.device("car-2").messages(1)])
+    before = list(store.db.iterdump())
+
+    def preview(month: str) -> Preview:
+        return preview_month(store, TENANT, "car-1", month, "asked by owner")
+
+    plan, later, none = preview("2026-11"), preview("2026-12"), preview("2027-03")
+    assert [one.incident for one in plan.open_incidents] == [1]  # 2 is closed, 3 of December
+    assert plan.open_incidents[0].cause == "moved_without_wheels"
+    assert plan.open_incidents[0].opened_at.startswith("2026-11-30T23:59:")
+    assert [one.incident for one in later.open_incidents] == [1, 3]  # 1 was updated in December
+    assert none == Preview(0, 0, ())
+    assert list(store.db.iterdump()) == before
+    erased = erase(kit, store)
+    assert (plan.segments, plan.size) == (erased.segments, erased.size) == (4, plan.size)
+    again = preview("2026-11")
+    assert (again.segments, again.size, again.open_incidents) == (0, 0, ())
+
+
+def test_a_preview_for_a_device_that_never_came(kit: Kit, parts: Parts) -> None:
+    store, _, intake = parts
+    intake.process(kit.device("car-1").messages(1))
+    for tenant, device in ((TENANT, "car-9"), ("bank", "car-1"), (TENANT, "")):
+        with pytest.raises(NotFound, match="knows no device"):
+            preview_month(store, tenant, device, "2026-12", "x")
+    with pytest.raises(ConfigError):
+        preview_month(store, TENANT, "car-1", "2026-13", "x")
+    with pytest.raises(ConfigError, match="reason"):
+        preview_month(store, TENANT, "car-1", "2026-12", "")
+
+
+def test_a_bundle_with_everything_erased_says_where_its_clock_was(
+    kit: Kit, parts: Parts, tmp_path: Path
+) -> None:
+    store, _, intake = parts
+    intake.process(kit.device("car-1").messages(2))
+    erase(kit, store, month="2026-12")
+    path = bundles.export_device(store, TENANT, "car-1", tmp_path / "b.hfb")
+    report = verify(path.read_bytes(), kit.trust)
+    assert report.ok and report.erased == 2
+    assert "made under: unknown: the clock's kind was in what is erased" in text(report)
+    assert any("the clock's kind was in what is erased" in sentence for sentence in report.unproven)
 
 
 def test_what_is_erased_is_not_in_the_file_any_more(kit: Kit, parts: Parts) -> None:

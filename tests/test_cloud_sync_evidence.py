@@ -9,16 +9,22 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cloudkit import START_MS, TENANT, Device, Kit, make_kit
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from cloud_sync.errors import BundleError, NotFound
 from cloud_sync.evidence import bundle as bd
+from cloud_sync.evidence.__main__ import text
+from cloud_sync.evidence.__main__ import verify as command_app
 from cloud_sync.evidence.bundle import Bundle
-from cloud_sync.evidence.verify import Report, verify
+from cloud_sync.evidence.keys import FOREIGN
+from cloud_sync.evidence.verify import IncidentLine, Report, verify
 from cloud_sync.log.checkpoint import sign_checkpoint
 from cloud_sync.runtime import bundles, queries
 from cloud_sync.runtime.bundles import IncidentRef
@@ -246,20 +252,146 @@ def test_a_missing_previous_run_is_not_complete(world: World) -> None:
 @given(at=st.integers(0, 1 << 30), flip=st.integers(1, 255))
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_changed_byte_passes(at: int, flip: int, world: World) -> None:
-    """Anywhere but in section 10, which is believed by nobody who has --trust."""
     data = bytearray(world.whole.read_bytes())
-    claimed = len(cbor.encode([*_claimed(world)]))
-    data[at % (len(data) - claimed)] ^= flip
+    data[at % len(data)] ^= flip
+    assert refused(bytes(data), world.trust)
+
+
+def refused(data: bytes, trust: Trust) -> bool:
     try:
-        report = verify(bytes(data), world.trust)
+        return not verify(data, trust).ok
     except BundleError:
-        return
-    assert not report.ok
+        return True
 
 
-def _claimed(world: World) -> tuple[bytes, bytes, list[cbor.Value]]:
-    keys = bd.decode(world.whole.read_bytes()).claimed
-    return keys.log_key, keys.device_ca, list(keys.ledger_keys)
+@pytest.mark.filterwarnings("ignore:Parsed a serial number")
+def test_no_changed_byte_of_a_short_bundle_passes_at_any_offset(world: World) -> None:
+    """Also of the event certificate and of the bundle's own keys, where a reader may stumble otherwise."""
+    bundle = bd.decode(world.whole.read_bytes())
+    good = bd.encode(dataclasses.replace(bundle, segments=bundle.segments[:1], statements=()))
+    assert verify(good, world.trust).ok
+    for at in range(len(good)):
+        spoilt = good[:at] + bytes([good[at] ^ 1]) + good[at + 1 :]
+        assert refused(spoilt, world.trust), at
+        try:
+            verify(spoilt, None)  # its own keys may fit what was changed in them: it must not crash
+        except BundleError as error:
+            assert str(error), at
+
+
+def test_the_bundle_s_own_keys_must_be_the_auditor_s(world: World, tmp_path: Path) -> None:
+    rogue = make_kit(tmp_path / "rogue").trust
+    assert rogue.device_ca is not None
+    ca = rogue.device_ca.public_bytes(Encoding.DER)
+    (point,) = (
+        key.public_bytes(Encoding.X962, PublicFormat.CompressedPoint) for key in rogue.ledger_keys.values()
+    )
+    own = bd.decode(world.whole.read_bytes()).claimed.ledger_keys
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"log_key": rogue.log_key}, "its log key"),
+        ({"log_key": b""}, "its log key"),
+        ({"device_ca": ca}, "its device CA"),
+        ({"device_ca": b"rubbish"}, "its device CA"),
+        ({"ledger_keys": (point,)}, "its ledger keys"),
+        ({"ledger_keys": (*own, point)}, "its ledger keys"),
+        ({"ledger_keys": own * 2}, "its ledger keys"),
+        ({"ledger_keys": (b"rubbish",)}, "its ledger keys"),
+        ({"ledger_keys": ()}, "its ledger keys"),
+    ]
+    for keys, why in cases:
+        data = changed(
+            world.whole,
+            lambda b, keys=keys: dataclasses.replace(b, claimed=dataclasses.replace(b.claimed, **keys)),  # type: ignore[misc]
+        )
+        report = verify(data, world.trust)
+        (sentence,) = report.failures
+        assert why in sentence and "differs from the trust file" in sentence
+        assert report.checked and not report.foreign and not report.complete
+        path = tmp_path / "b.hfb"
+        path.write_bytes(data)
+        result = CliRunner().invoke(command_app, [str(path), "--trust", str(world.kit.lab.trust)])
+        assert result.exit_code == 40 and sentence in result.stdout
+
+
+def test_own_keys_that_cannot_be_read_are_named(world: World) -> None:
+    value = cbor.decode(world.whole.read_bytes(), max_bytes=bd.MAX_BUNDLE_BYTES)
+    assert isinstance(value, dict)
+    for keys in (None, [], b"x", [b"", b""]):
+        with pytest.raises(BundleError, match="own copy of the keys"):
+            verify(cbor.encode({**value, 10: keys}), world.trust)  # type: ignore[dict-item]
+
+
+def test_a_trust_file_with_an_older_ledger_key_too_or_with_none(world: World, tmp_path: Path) -> None:
+    rogue, data = make_kit(tmp_path / "rogue").trust, world.whole.read_bytes()
+    both = dataclasses.replace(world.trust, ledger_keys={**rogue.ledger_keys, **world.trust.ledger_keys})
+    assert verify(data, both).ok
+    report = verify(data, dataclasses.replace(world.trust, ledger_keys={}))
+    assert report.ok
+    assert any("names none to compare them with" in sentence for sentence in report.unproven)
+
+
+def test_a_wrong_trust_file_is_what_the_report_says_first(world: World, tmp_path: Path) -> None:
+    rogue = make_kit(tmp_path / "rogue")
+    data = world.whole.read_bytes()
+    elsewhere = dataclasses.replace(rogue.trust, origin="log.example/elsewhere")
+    for trust in (rogue.trust, elsewhere):
+        report = verify(data, trust)
+        assert report.foreign and not report.checked and report.failures[0] == FOREIGN
+        assert (report.segments, report.statements) == (11, 2)
+        first, *_, last = text(report).splitlines()
+        assert first == last and first.startswith(FOREIGN) and "VERIFICATION FAILED" in first
+        assert "11 segments and 2 statements" in text(report)
+        assert "None of that was checked" in text(report)
+        assert " 0 " not in text(report)
+    forged = changed(
+        world.whole,  # the auditor's log key is public: naming it does not make the signature
+        lambda b: dataclasses.replace(
+            b, note=sign_checkpoint(Checkpoint(b.origin, 18, b"\x00" * 32), load_keys(rogue.config).log)
+        ),
+    )
+    assert verify(forged, world.trust).foreign
+    spoilt = changed(world.whole, lambda b: dataclasses.replace(b, note=b.note.replace(b"\n18\n", b"\n17\n")))
+    assert not verify(spoilt, world.trust).foreign
+    other = changed(world.whole, lambda b: dataclasses.replace(b, origin="log.example/x"))
+    assert not verify(other, world.trust).foreign
+    result = command(str(world.whole), "--trust", str(rogue.lab.trust))
+    assert result.returncode == 40 and result.stdout.startswith(FOREIGN)
+
+
+def test_title_statements_do_not_prove_that_organisations_acted(world: World) -> None:
+    says = "that lender, guarantor or registry acted: the collector wrote their names"
+    report = verify(world.whole.read_bytes(), world.trust)
+    assert any(sentence.startswith(says) for sentence in report.unproven)
+    assert f"Not proven: {says}" in text(report)
+    for kept in (lambda b: (), lambda b: b.statements[:1]):  # none, and a binding alone
+        bare = changed(world.whole, lambda b, kept=kept: dataclasses.replace(b, statements=kept(b)))  # type: ignore[misc]
+        assert not any(sentence.startswith(says) for sentence in verify(bare, world.trust).unproven)
+
+
+def test_the_screen_has_the_verdict_at_both_ends_and_one_order_of_time() -> None:
+    def line(at: str | None, sentence: str) -> IncidentLine:
+        return IncidentLine("00", 1, 7, "opened", "moved_without_wheels", sentence, at)
+
+    report = Report(checked=True, trusted=True)
+    report.incidents = [line("2026-12-01T00:00:03.000Z", "third"), line(None, "last \x1b[31m")]
+    report.incidents.append(line("2026-12-01T00:00:01.000Z", "first"))
+    report.titles = [
+        "2026-12-01T00:00:04.000Z title: fourth",
+        "2026-12-01T00:00:02.000Z title: second",
+        "time unknown title: of no time",
+    ]
+    shown = text(report).splitlines()
+    assert shown[0] == shown[-1] == "Verified under the keys of the trust file."
+    told = [word for row in shown for word in row.split() if word in TOLD]
+    assert told == list(TOLD)
+    assert "\x1b" not in text(report), "a device must not steer the terminal"
+    report.fail("something")
+    shown = text(report).splitlines()
+    assert shown[0] == shown[-1] == "VERIFICATION FAILED: do not rely on this bundle."
+    assert "FAILED: something" in shown
+
+
+TOLD = ("first", "second", "third", "fourth", "last")
 
 
 @given(st.binary(max_size=200))

@@ -11,14 +11,12 @@ import hashlib
 import json
 import os
 import random
-import shutil
 import sqlite3
 import subprocess
 import sys
-import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -78,14 +76,6 @@ class Crashing(Demo):
                 return flying
             time.sleep(0.002)
         return 0
-
-
-@pytest.fixture
-def short_dir() -> Iterator[Path]:
-    """A folder with a short name: a unix socket's path has at most 107 bytes."""
-    path = Path(tempfile.mkdtemp(prefix="hf-"))
-    yield path
-    shutil.rmtree(path, ignore_errors=True)
 
 
 def logged(store: Path) -> list[sg.Sealed]:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
-from cloud_sync.runtime import demo_report
+from cloud_sync.runtime import demo_folders, demo_report
 from cloud_sync.runtime.children import Usage
 from cloud_sync.runtime.demo_config import ROADSIDE, VEHICLE, Layout
 from cloud_sync.runtime.demo_report import Collected
@@ -135,7 +138,7 @@ def test_a_file_of_another_kind_is_no_quiet_drive(tmp_path: Path) -> None:
     (tmp_path / "picture.bin").write_bytes(bytes(range(256)) * 40)
     done, d = demo(tmp_path, "--replay", "picture.bin")
     assert done.returncode == 1 and [check["name"] for check in failed(d)] == ["input_understood"]
-    assert "NMEA" in failed(d)[0]["detail"]
+    assert "NMEA" in failed(d)[0]["detail"] and "Failed: input_understood" in done.stdout
 
 
 def test_a_folder_with_other_things_is_left_alone(tmp_path: Path) -> None:
@@ -143,8 +146,64 @@ def test_a_folder_with_other_things_is_left_alone(tmp_path: Path) -> None:
     other.mkdir()
     (other / "letter.txt").write_text("dear", "utf-8")
     done, _ = demo(tmp_path, "--dir", str(other))
-    assert done.returncode != 0 and "other things" in done.stderr
+    assert done.returncode == 2 and "other things" in done.stderr and "letter.txt" in done.stderr
     assert (other / "letter.txt").read_text("utf-8") == "dear"
+    (other / Layout.MARK).touch()
+    done, _ = demo(tmp_path, "--dir", str(other))
+    assert done.returncode == 2 and "letter.txt" in done.stderr, "a demo's folder with a file of somebody's"
+
+
+def test_evidence_of_an_earlier_run_goes_and_other_files_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    layout = Layout(tmp_path / "home")
+    layout.evidence.mkdir(parents=True)
+    (layout.evidence / "new.hfb").write_bytes(b"new")
+    kept = tmp_path / "demo-evidence"
+    kept.mkdir()
+    (kept / "old.hfb").write_bytes(b"old")
+    (kept / "mine.txt").write_text("mine", "utf-8")
+    assert demo_folders.keep_evidence(layout) == kept
+    assert sorted(file.name for file in kept.iterdir()) == ["mine.txt", "new.hfb"]
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--scenario", "nonsense"), "jammed"),
+        (("--json", "nowhere/x.json"), "cannot be written"),
+        (("--json", "."), "cannot be written"),
+        (("--dir", "/proc/x"), "cannot be used"),
+    ],
+)
+def test_what_must_fail_fails_before_the_night_is_played(
+    tmp_path: Path, options: tuple[str, ...], says: str
+) -> None:
+    done, d = demo(tmp_path, *options)
+    assert done.returncode == 2 and says in done.stderr and not d
+    assert "starting" not in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_every_process_and_leaves_no_key(
+    tmp_path: Path, short_dir: Path, number: signal.Signals
+) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "firmware_bridge", "demo", "--headless", "--scenario", "tow", "--speed", "20"],
+        cwd=tmp_path, env={**os.environ, "TMPDIR": str(short_dir)}, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "%" in line:  # the drive has begun
+            break
+    children = psutil.Process(process.pid).children(recursive=True)
+    assert len(children) >= 7
+    process.send_signal(number)
+    assert process.wait(60) == 128 + number
+    gone, alive = psutil.wait_procs(children, timeout=10)
+    assert not alive and len(gone) == len(children)
+    assert list(short_dir.iterdir()) == []
 
 
 # --- the checks themselves can fail -------------------------------------------------------------------
@@ -153,7 +212,8 @@ def test_a_folder_with_other_things_is_left_alone(tmp_path: Path) -> None:
 def collected(folder: Path, **changes: Any) -> Collected:
     """What a good run of one true tow leaves behind, changed."""
     state = {
-        "readings": {"position": 3, "port_state": 1}, "refused": {}, "port_bytes": {"gnss": 10},
+        "readings": {"position": 3, "port_state": 1}, "position_valid": 3, "position_void": 0, "refused": {},
+        "port_bytes": {"gnss": 10},
         "outbox": {"segments": 0, "events_unsealed": 0},
         "events": 5, "receipts": 1, "bytes": 10,
     }  # fmt: skip
@@ -189,7 +249,7 @@ def rows(
     refused: list[dict[str, Any]] | None = None,
 ) -> dict[str, bool]:
     checks = demo_report._Checks()
-    demo_report._check_input(checks, run.states[VEHICLE])
+    demo_report._check_input(checks, run.states[VEHICLE], replay=run.replay is not None)
     demo_report._check_data_path(checks, run, reports)
     demo_report._check_log(checks, {"verified": log_verified, "size": 3}, refused or [])
     demo_report._check_incidents(checks, run, demo_report._incidents(run, incidents))
@@ -256,3 +316,15 @@ def test_the_other_checks_can_fail(tmp_path: Path) -> None:
     noise = {**run.states[VEHICLE], "readings": {"port_state": 1}, "refused": {"garbage": 9}}
     deaf = collected(tmp_path, states={**run.states, VEHICLE: noise})
     assert failing(rows(deaf, both(), [TOW], ["ALERT"])) == ["input_understood"]
+
+
+def test_the_help_lists_every_scenario() -> None:
+    from firmware_bridge.sim.scenario import PLANS
+
+    done = subprocess.run(
+        [sys.executable, "-m", "firmware_bridge", "demo", "--help"],
+        capture_output=True, text=True, check=True, env={**os.environ, "COLUMNS": "200"},
+    )  # fmt: skip
+    assert all(name in done.stdout for name in PLANS)
+    readme = (Path(__file__).resolve().parent.parent / "README.md").read_text("utf-8")
+    assert all(f"`{name}`" in readme for name in PLANS)

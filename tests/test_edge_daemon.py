@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
 import sqlite3
@@ -30,11 +31,13 @@ from edge.runtime.log import Log
 from edge.runtime.outbox import Outbox
 from edge.runtime.store import Committed, Store, StoreDamaged
 from edge.segment import Lost
+from edge.status import Work, as_json
 from edge.uplink import Row, Trouble, Why
 from firmware_bridge.framing import frame
 from firmware_bridge.reading import Reading, Tyre
 from firmware_bridge.runtime.clock import SystemClock
 from firmware_bridge.sensors.board import encode_data
+from firmware_bridge.timekeeper import Now
 from firmware_bridge.wire.stamp import NS
 from models.verdict import Verdict
 
@@ -97,6 +100,47 @@ def test_status_says_the_last_thing_each_process_said_f17(
     node.call("fact", {1: "uplink", 2: "all well again"})
     assert node.status()["facts"]["uplink"] == "all well again"
     assert node.stop() == 0
+
+
+def screen(node: Live, capsys: pytest.CaptureFixture[str]) -> str:
+    """What `holdfast status` prints, as one line."""
+    assert show.status(node.config, as_json=False) == 0
+    return " ".join(capsys.readouterr().out.replace("│", " ").split())
+
+
+def test_status_says_whose_time_it_is_and_how_old_fix_and_receipt_are(
+    live: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    node = live()
+    node.start()
+    status = node.status()
+    assert status["clock"] == "simulated"
+    assert status["last_fix_age_s"] is None and status["last_receipt_age_s"] is None
+    assert "S I M U L A T E D" in screen(node, capsys)
+    node.drive(60)
+    node.until(lambda s: s["last_fix_age_s"] is not None and s["last_fix_age_s"] <= 1)
+    node.page.advance((node.second + 300) * NS)
+    node.until(lambda s: 300 <= s["last_fix_age_s"] <= 301)
+    node.call("seal")
+    text = screen(node, capsys)
+    assert "last fix 5 min ago" in text and "is `holdfast uplink` running?" in text, text
+    node.call("receipt", {1: node.receipt(node.segments())})
+    assert "is `holdfast uplink` running?" not in screen(node, capsys)
+    assert node.stop() == 0
+
+
+@pytest.mark.parametrize(
+    ("receipt_ns", "age", "row"), [(None, None, "age not known"), (100 * NS, 7300, "2 h ago")]
+)
+def test_the_age_of_a_receipt_counts_in_the_clocks_time(
+    receipt_ns: int | None, age: int | None, row: str
+) -> None:
+    pipeline = Pipeline(config(NODE), None, software="x")
+    pipeline.tick(Now(7400 * NS, 0, False, 0))
+    work = Work("ab", 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, "ok", 1.0, {}, 7400 * NS, receipt_ns)
+    told = json.loads(as_json({}, pipeline, work, 5000))
+    assert (told["clock"], told["last_fix_age_s"], told["last_receipt_age_s"]) == ("live", None, age)
+    assert show._receipt(told) == row
 
 
 def test_a_clock_that_ended_seals_what_is_in_hand(live: Make) -> None:

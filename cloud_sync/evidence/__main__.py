@@ -11,15 +11,16 @@ import typer
 
 from cloud_sync.errors import BundleError
 from cloud_sync.evidence.bundle import MAX_BUNDLE_BYTES
-from cloud_sync.evidence.verify import Report
+from cloud_sync.evidence.keys import FOREIGN
+from cloud_sync.evidence.verify import NO_TIME, Report
 from cloud_sync.evidence.verify import verify as check
 from edge.errors import ConfigError
 from edge.trust import Trust
 
 EXIT_USAGE: Final = 2
 EXIT_FAILED: Final = 40
-_SHOWN: Final = 40
-"""Lines of each kind on the screen; --json has all of them."""
+_SHOWN: Final = 80
+"""Lines of runs, and of incidents and statements, on the screen; --json has all of them."""
 
 verify = typer.Typer(add_completion=False, help="Check an evidence bundle offline.")
 
@@ -35,8 +36,8 @@ def run(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
-    """Check BUNDLE. Exit code 0 when everything in it holds (with --trust: under the keys you gave), 40 when
-    anything fails, 2 when a file cannot be read."""
+    """Check BUNDLE. Exit code 0 when everything in it holds (with --trust: under the keys you gave, which
+    must be those it names itself), 40 when anything fails, 2 when a file cannot be read."""
     keys = None if trust is None else _trust(trust)
     try:
         if bundle.stat().st_size > MAX_BUNDLE_BYTES:
@@ -65,7 +66,36 @@ def to_json(report: Report) -> dict[str, object]:
 
 
 def text(report: Report) -> str:
-    """`report` for a person."""
+    """`report` for a person: the verdict first and last. Signs that would steer a terminal are replaced."""
+    verdict = _verdict(report)
+    out = [verdict, *(_checked(report) if report.checked else _unchecked(report))]
+    out += [f"FAILED: {sentence}" for sentence in report.failures if sentence != FOREIGN]
+    out += [f"Not proven: {sentence}" for sentence in report.unproven]
+    out.append(verdict)
+    return "\n".join("".join(sign if sign.isprintable() else "\ufffd" for sign in line) for line in out)
+
+
+def _verdict(report: Report) -> str:
+    if report.foreign:
+        return f"{FOREIGN}. VERIFICATION FAILED: do not rely on this bundle."
+    if not report.ok:
+        return "VERIFICATION FAILED: do not rely on this bundle."
+    if not report.trusted:
+        return "Consistent in itself, but NOT TRUSTED: no --trust file was given."
+    return "Verified under the keys of the trust file." + (" Complete." if report.complete else "")
+
+
+def _unchecked(report: Report) -> list[str]:
+    return [
+        (
+            f"It says that it is a bundle of {report.scope}: {report.tenant}/{report.device}, log "
+            f"{report.origin}, with {report.segments} segments and {report.statements} statements of the "
+            "cloud. None of that was checked."
+        )
+    ]
+
+
+def _checked(report: Report) -> list[str]:
     out = [
         (
             f"Bundle of {report.scope}: {report.tenant}/{report.device}, log {report.origin}, "
@@ -83,23 +113,34 @@ def text(report: Report) -> str:
             if not run.gaps and not run.broken
             else f"  run {run.run.hex()[:8]}: the chain does NOT close"
         )
-    for line in report.incidents[:_SHOWN]:
-        out.append(f"  {line.at or 'time unknown'}  incident {line.incident} {line.action}: {line.sentence}")
-    out += [f"  {line}" for line in report.titles[:_SHOWN]]
-    out += [f"FAILED: {sentence}" for sentence in report.failures]
-    out += [f"Not proven: {sentence}" for sentence in report.unproven]
-    if not report.ok:
-        out.append("VERIFICATION FAILED: do not rely on this bundle.")
-    elif not report.trusted:
-        out.append("Consistent in itself, but NOT TRUSTED: no --trust file was given.")
-    else:
-        out.append("Verified under the keys of the trust file." + (" Complete." if report.complete else ""))
-    return "\n".join(out)
+    lines = _timeline(report)
+    out += lines[:_SHOWN]
+    if len(lines) > _SHOWN:
+        out.append(f"  and {len(lines) - _SHOWN} more: --json has all of them")
+    return out
+
+
+def _timeline(report: Report) -> list[str]:
+    """Incidents and statements by time, an incident before what it led to; those without a time last."""
+    told = [
+        f"{line.at or NO_TIME}  incident {line.incident} {line.action}: {line.sentence}"
+        for line in report.incidents
+    ]
+    return [f"  {line}" for line in sorted([*told, *report.titles], key=_when)]
+
+
+def _when(line: str) -> str:
+    """Sorts: times are ISO 8601 of one length in UTC, and a letter stands behind every digit."""
+    return NO_TIME if line.startswith(NO_TIME) else line.split(" ", 1)[0]
 
 
 def _clocks(report: Report) -> str:
     kinds = {"live": "a live clock", "replay": "a REPLAYED clock", "simulated": "a SIMULATED clock"}
-    return ", ".join(kinds.get(kind, kind) for kind in report.clocks) or "unknown (all erased)"
+    known = ", ".join(kinds.get(kind, kind) for kind in report.clocks)
+    if not report.erased:
+        return known or "unknown (no segments)"
+    gone = "the clock's kind was in what is erased"
+    return f"{known}; of the {report.erased} erased segments unknown: {gone}" if known else f"unknown: {gone}"
 
 
 def _trust(path: Path) -> Trust:

@@ -7,7 +7,8 @@
      10: [log key, device CA (DER), [* ledger key (compressed point)]]  unproven: whose it claims to be}
 
 A segment or statement whose bytes are nil was erased; its hash, index and proof still stand. The same store
-at the same checkpoint gives the same bytes. Everything in a bundle but section 10 is checked by `verify`.
+at the same checkpoint gives the same bytes. Everything in a bundle is checked by `verify`; section 10 can
+only be compared with a trust file, and must then be the same.
 """
 
 from __future__ import annotations
@@ -117,6 +118,8 @@ def decode(data: bytes) -> Bundle:
                 tuple(_segment(item) for item in segments), tuple(_statement(item) for item in statements),
                 ClaimedKeys(log_key, device_ca, _bytes(ledger_keys)),
             )  # fmt: skip
+    if not isinstance(value[10], list) or len(value[10]) != 3:
+        raise BundleError("the bundle's own copy of the keys (section 10) cannot be read: it was altered")
     raise BundleError("not an evidence bundle: a section has another form")
 
 

@@ -16,16 +16,16 @@ from typing import Final
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from cloud_sync.errors import BundleError
 from cloud_sync.evidence.bundle import Bundle, SegmentEntry, StatementEntry, decode
 from cloud_sync.evidence.chain import Link, RunReport, check_runs
-from cloud_sync.statement import Statement, parse_statement, peek_statement
+from cloud_sync.evidence.keys import FOREIGN, UNREADABLE, claimed_trust, differences, is_foreign
+from cloud_sync.statement import TITLE, Statement, parse_statement, peek_statement
 from edge import segment as sg
 from edge.chain import check as check_chain
 from edge.errors import EdgeError
 from edge.event import Event, Key, Kind
 from edge.merkle import leaf_hash, verify_inclusion
-from edge.note import KEY_BYTES, Checkpoint, verify_checkpoint
+from edge.note import Checkpoint, verify_checkpoint
 from edge.trust import Trust
 from firmware_bridge.errors import WireError
 from firmware_bridge.wire import cose
@@ -36,6 +36,8 @@ from provisioning.errors import IdentityError
 
 MAX_FAILURES: Final = 100
 """Sentences about what failed; a bundle of rubbish would have thousands."""
+
+NO_TIME: Final = "time unknown"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,11 @@ class Report:
     log_size: int = 0
     trusted: bool = False
     """The keys came from outside of the bundle (--trust)."""
+    foreign: bool = False
+    """Signed by a log key that the trust file does not hold: nothing else was checked."""
+    checked: bool = False
+    """The checkpoint holds, so that what stands under it could be checked. Else the counts are what the
+    bundle says of itself, and its events are not counted."""
     segments: int = 0
     erased: int = 0
     events: int = 0
@@ -72,6 +79,9 @@ class Report:
     runs: list[RunReport] = field(default_factory=list)
     incidents: list[IncidentLine] = field(default_factory=list)
     titles: list[str] = field(default_factory=list)
+    """Statements of the cloud in the order of the log, each beginning with its time or 'time unknown'."""
+    title_words: bool = False
+    """A title statement is among `titles`: it names organisations."""
     failures: list[str] = field(default_factory=list)
     unproven: list[str] = field(default_factory=list)
 
@@ -94,20 +104,21 @@ class Report:
 def verify(data: bytes, trust: Trust | None) -> Report:
     """Check the bundle in `data` with the keys of `trust`, or with its own claimed keys where that is None.
 
-    Raises BundleError when the bytes are not a bundle. Whatever else is wrong stands in `Report.failures`.
+    The bundle's own keys must be those of `trust`. Raises BundleError when the bytes are not a bundle.
+    Whatever else is wrong stands in `Report.failures`.
     """
     bundle = decode(data)
     report = Report(bundle.scope, bundle.tenant, bundle.device, bundle.origin, trusted=trust is not None)
+    report.segments, report.statements = len(bundle.segments), len(bundle.statements)
+    report.erased = sum(entry.data is None for entry in bundle.segments)
     keys = trust or claimed_trust(bundle)
-    if bundle.origin != keys.origin:
-        report.fail(f"the bundle is of log {bundle.origin!r:.80}, not of {keys.origin!r:.80}")
+    checkpoint = _checkpoint(bundle, keys, report)
+    if checkpoint is None:
         return report
-    try:
-        checkpoint = verify_checkpoint(bundle.note, keys.origin, keys.log_key)
-    except EdgeError as error:
-        report.fail(f"checkpoint: {error}")
-        return report
-    report.log_size = checkpoint.size
+    report.checked, report.log_size = True, checkpoint.size
+    if trust is not None:
+        for sentence in differences(bundle, trust):
+            report.fail(sentence)
     links, sealed = _segments(bundle, checkpoint, _event_keys(bundle, keys, report), report)
     _statements(bundle, checkpoint, keys, report)
     _chain(links, sealed, report)
@@ -116,19 +127,19 @@ def verify(data: bytes, trust: Trust | None) -> Report:
     return report
 
 
-def claimed_trust(bundle: Bundle) -> Trust:
-    """The keys that the bundle itself names. Raises BundleError when they are not keys."""
-    try:
-        ca = x509.load_der_x509_certificate(bundle.claimed.device_ca)
-        ledger = [
-            ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), point)
-            for point in bundle.claimed.ledger_keys
-        ]
-    except ValueError as error:
-        raise BundleError(f"the keys in the bundle cannot be read: {error}") from error
-    if len(bundle.claimed.log_key) != KEY_BYTES:
-        raise BundleError("the log key in the bundle has another length")
-    return Trust(bundle.origin, bundle.claimed.log_key, {}, ca, {cose.key_id(key): key for key in ledger})
+def _checkpoint(bundle: Bundle, keys: Trust, report: Report) -> Checkpoint | None:
+    """The checkpoint under which everything else is checked; None, and why, where it does not hold."""
+    why = f"the bundle is of log {bundle.origin!r:.80}, not of {keys.origin!r:.80}"
+    if bundle.origin == keys.origin:
+        try:
+            return verify_checkpoint(bundle.note, keys.origin, keys.log_key)
+        except EdgeError as error:
+            why = f"checkpoint: {error}"
+    report.foreign = report.trusted and is_foreign(bundle, keys)
+    if report.foreign:
+        report.fail(FOREIGN)
+    report.fail(why)
+    return None
 
 
 def _event_keys(bundle: Bundle, trust: Trust, report: Report) -> dict[bytes, cose.PublicKey]:
@@ -143,7 +154,7 @@ def _event_keys(bundle: Bundle, trust: Trust, report: Report) -> dict[bytes, cos
             at = max(certificate.not_valid_before_utc, trust.device_ca.not_valid_before_utc)
             identity = verify_event_certificate(certificate, trust.device_ca, at)
             public = certificate.public_key()
-        except (ValueError, IdentityError) as error:
+        except (*UNREADABLE, IdentityError) as error:
             report.fail(f"event certificate: {error}")
             continue
         if (identity.tenant, identity.device) != (bundle.tenant, bundle.device):
@@ -167,8 +178,6 @@ def _segments(
         links.append(Link(entry, None if sealed is None else sealed.segment))
         if sealed is not None:
             good.append(sealed)
-    report.segments = len(bundle.segments)
-    report.erased = sum(entry.data is None for entry in bundle.segments)
     report.events = sum(len(sealed.segment.events) for sealed in good)
     report.clocks = dict(Counter(sealed.segment.clock.name.lower() for sealed in good))
     return links, good
@@ -203,7 +212,6 @@ def _statements(bundle: Bundle, checkpoint: Checkpoint, trust: Trust, report: Re
     for entry in bundle.statements:
         what = f"statement at {entry.index}"
         _proof(what, entry, checkpoint, report)
-        report.statements += 1
         if entry.data is None:
             continue
         try:
@@ -219,6 +227,7 @@ def _statements(bundle: Bundle, checkpoint: Checkpoint, trust: Trust, report: Re
             report.fail(f"{what}: it is not the log's entry, or of another tenant")
             continue
         report.titles.append(_statement_line(made))
+        report.title_words = report.title_words or made.type == TITLE
 
 
 def _proof(what: str, entry: SegmentEntry | StatementEntry, checkpoint: Checkpoint, report: Report) -> None:
@@ -279,8 +288,16 @@ def _unproven(bundle: Bundle, trust: Trust, report: Report) -> None:
         say("other runs of the device: an incident's bundle holds one run, or a stretch of it.")
     if report.erased:
         say(f"what {report.erased} erased segments said: their place in log and chain is proven, not more.")
+        say("whether what is erased was made under a live clock: the clock's kind was in what is erased.")
     if report.statements and not trust.ledger_keys:
         say("who made the title statements: the trust file names no ledger_keys; only that they are logged.")
+    if report.trusted and not trust.ledger_keys:
+        say("the ledger keys in the bundle: the trust file names none to compare them with.")
+    if report.title_words:
+        say(
+            "that lender, guarantor or registry acted: the collector wrote their names (this version holds "
+            "one ledger key)."
+        )
     if any(run.first > 0 for run in report.runs):
         say("what stood in a run before its first segment shown.")
 
@@ -303,7 +320,7 @@ def _incident_line(run: bytes, event: Event) -> IncidentLine:
 
 def _statement_line(made: Statement) -> str:
     words = [str(value) for value in made.body.values() if isinstance(value, str)]
-    return f"{_iso(made.wall_ms)} {made.type}: {', '.join(words)}"
+    return f"{_iso(made.wall_ms) or NO_TIME} {made.type}: {', '.join(words)}"
 
 
 def _iso(wall_ms: int | None) -> str | None:

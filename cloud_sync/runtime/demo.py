@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
+import signal
 import time
 from pathlib import Path
+from types import FrameType
 from typing import Any, Final
 
 from cloud_sync.demo_options import DemoOptions
-from cloud_sync.errors import CloudError
-from cloud_sync.runtime import demo_report, demo_summary, titles
+from cloud_sync.errors import CloudError, ConfigError
+from cloud_sync.runtime import demo_folders, demo_report, demo_summary, titles
 from cloud_sync.runtime.children import Child, ChildFailed, Usage
 from cloud_sync.runtime.demo_config import (
     ROADSIDE,
@@ -27,6 +28,7 @@ from cloud_sync.runtime.demo_config import (
 )
 from cloud_sync.runtime.demo_display import Display, make_display
 from cloud_sync.runtime.demo_report import Collected, Result
+from edge.errors import EdgeError
 from edge.runtime import facts_client
 from provisioning.runtime.lab import make_lab
 
@@ -34,6 +36,8 @@ DRAIN_TIMEOUT_S: Final = 60.0
 """After the last byte: time for the last seal, its receipt and the deletion. Usually below 3 s."""
 STALL_TIMEOUT_S: Final = 60.0
 """The world says how far it is five times a second; a minute of silence is a fault, not slowness."""
+SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Ctrl-C, `kill`, a terminal that was closed: each ends the demo in order."""
 DEMO_VIN: Final = "LHFDEM006N0000001"
 """Invented: no maker has this code; the check digit is right (GB 16735)."""
 
@@ -177,58 +181,60 @@ class Demo:
         return demo_report.assess(collected)
 
 
+class _Ended(BaseException):
+    """A signal asked the demo to end; not an Exception, so that nothing on the way takes it for a fault."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    raise _Ended(number)
+
+
 def run(options: DemoOptions) -> int:
-    """Run the demo; 0 only if every check held, 1 when one failed, 2 when it could not be started."""
+    """Run the demo; 0 only if every check held, 1 when one failed, 2 when it could not be started,
+    128 + n after signal n. Whatever ends it, its processes end and no key stays in a temporary folder.
+    """
     display = make_display(options)
-    if options.replay is not None and not options.replay.is_file():
-        display.error(f"there is no file {options.replay}: give --replay an NMEA or GENIVI log")
+    try:
+        demo_folders.check_options(options)
+        home = demo_folders.make_home(options)
+    except ConfigError as error:
+        display.error(str(error))
         return 2
-    home, temporary = _home(options)
     demo = Demo(options, home, display)
+    temporary = options.dir is None and not options.keep
+    before = {number: signal.signal(number, _end) for number in SIGNALS}
     result: Result | None = None
+    code = 1
     try:
         with display:
             result = demo.run()
-    except (CloudError, OSError) as error:
+    except (CloudError, EdgeError, OSError) as error:
         display.error(f"{error}\nThe logs are in {demo.layout.logs}")
-        temporary = False
-        return 1
-    except KeyboardInterrupt:
+    except _Ended as ended:
+        code = 128 + ended.number
         display.error("interrupted: ending every process")
-        return 130
     finally:
+        for number in SIGNALS:  # a second Ctrl-C must not leave half of it behind
+            signal.signal(number, signal.SIG_IGN)
         demo.stop()
-        if result is not None:
-            temporary = _keep_evidence(demo.layout, result, options, temporary)
-        if temporary:
+        if result is not None and temporary:
+            result.moved_evidence(demo_folders.keep_evidence(demo.layout))
+        if result is None and code == 1:
+            demo_folders.leave_logs(home)
+        elif temporary:
             shutil.rmtree(home, ignore_errors=True)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    kept = None if temporary else home
+    if result is None:
+        if kept is not None and code != 1:
+            display.error(f"Kept in {kept}")
+        return code
+    demo_summary.print_summary(result, options, kept=kept)
     if options.json is not None:
         options.json.write_text(json.dumps(result.document, indent=2, ensure_ascii=False) + "\n", "utf-8")
-    demo_summary.print_summary(result, options, kept=None if temporary else home)
     return 0 if result.ok else 1
-
-
-def _home(options: DemoOptions) -> tuple[Path, bool]:
-    """The folder of the run and whether it goes when the run ends."""
-    if options.dir is not None:
-        home = options.dir.resolve()
-        if home.exists() and any(home.iterdir()) and not (home / Layout.MARK).exists():
-            raise SystemExit(f"{home} holds other things: give --dir an empty or new folder")
-        shutil.rmtree(home, ignore_errors=True)
-        home.mkdir(parents=True)
-    else:
-        home = Path(tempfile.mkdtemp(prefix="holdfast-"))
-    (home / Layout.MARK).touch()
-    for folder in ("logs", "world"):
-        (home / folder).mkdir()
-    return home, options.dir is None and not options.keep
-
-
-def _keep_evidence(layout: Layout, result: Result, options: DemoOptions, temporary: bool) -> bool:
-    """Copy what must outlive a temporary folder to ./demo-evidence; whether the folder may still go."""
-    if temporary:
-        kept = Path("demo-evidence").resolve()
-        shutil.rmtree(kept, ignore_errors=True)
-        shutil.copytree(layout.evidence, kept)
-        result.moved_evidence(kept)
-    return temporary

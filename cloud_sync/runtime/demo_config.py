@@ -15,7 +15,11 @@ class Layout:
     """The folders and files below a demo's home."""
 
     MARK: Final = ".holdfast-demo"
-    """Only a folder with this file in it is ever cleared."""
+    """Only a folder with this file in it is ever cleared, and only of NAMES."""
+    NAMES: Final = frozenset(
+        {MARK, "logs", "world", "authority", "broker", COLLECTOR, "nodes", "evidence", "trust.json"}
+    )
+    """Everything a demo makes."""
 
     def __init__(self, home: Path) -> None:
         self.home = home

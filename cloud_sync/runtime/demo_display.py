@@ -6,10 +6,12 @@ import sys
 from typing import Any, Final, Protocol, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, TaskID, TextColumn
 
 from cloud_sync.demo_options import DemoOptions
 
+WIDE: Final = 110
+"""Columns of a terminal from which the bar and the figures fit beside the phase."""
 PLAIN_STEP_PERCENT: Final = 10
 """Headless: one line each tenth of the way."""
 
@@ -75,19 +77,18 @@ class PlainDisplay:
 
 
 class RichDisplay:
-    """A live bar."""
+    """A live line, with a bar and figures where there is room; each incident above it as it opens."""
 
     def __init__(self) -> None:
         self._console = Console(stderr=True)
-        self._progress = Progress(
-            TextColumn("[bold]{task.fields[when]}[/]"),
-            BarColumn(bar_width=32),
-            TextColumn("{task.percentage:3.0f} %"),
-            TextColumn("{task.description}"),
-            TimeElapsedColumn(),
-            console=self._console,
-        )
+        self._wide = self._console.width >= WIDE
+        columns: list[ProgressColumn] = [TextColumn("[bold]{task.fields[when]}[/]")]
+        if self._wide:
+            columns.append(BarColumn(bar_width=32))
+        columns += [TextColumn("{task.percentage:3.0f} %"), TextColumn("{task.description}")]
+        self._progress = Progress(*columns, console=self._console)
         self._task: TaskID | None = None
+        self._told: set[int] = set()
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -102,11 +103,18 @@ class RichDisplay:
     def progress(self, line: dict[str, Any], status: dict[str, Any]) -> None:
         if self._task is None:
             self._task = self._progress.add_task("", total=line["total_s"], when="")
+        for incident in status.get("open_incidents", ()):
+            if incident["incident"] not in self._told:
+                self._told.add(incident["incident"])
+                told = f"{clock(line['t_s'])}  {incident['cause']}: {incident['sentence']}"
+                self._console.print(told, style="bold yellow", markup=False, highlight=False)
+        opened = len(status.get("open_incidents", ()))
+        figures = _figures(status) if self._wide else f"{opened} open" if opened else ""
         self._progress.update(
             self._task,
             completed=line["t_s"],
             when=clock(line["t_s"]),
-            description=f"{line['text']}  [dim]{_figures(status)}[/]",
+            description=f"{line['text']}  [dim]{figures}[/]",
         )
 
     def error(self, text: str) -> None:

@@ -90,7 +90,7 @@ def assess(run: Collected) -> Result:
     alarms = queries.alarms(store, TENANT)
     quarantine = queries.quarantine(store, TENANT)
     chain, evidence, verified = _evidence(run, store, incidents)
-    _check_input(checks, vehicle)
+    _check_input(checks, vehicle, replay=run.replay is not None)
     _check_data_path(checks, run, verified)
     _check_log(checks, log, [*alarms, *quarantine])
     _check_incidents(checks, run, incidents)
@@ -174,14 +174,20 @@ def _verify(bundle: Path, trust: Path) -> dict[str, Any]:
     return {**report, "exit_code": done.returncode}
 
 
-def _check_input(checks: _Checks, vehicle: dict[str, Any]) -> None:
+def _check_input(checks: _Checks, vehicle: dict[str, Any], *, replay: bool) -> None:
     """Something was understood: a file of another kind must not pass as a quiet drive."""
+    told = vehicle["position_valid"] + vehicle["position_void"]
+    if replay and not told:
+        checks.add(
+            "input_understood", False, "no sentence is about a position: is this an NMEA or GENIVI log?"
+        )
+        return
     readings = sum(count for kind, count in vehicle["readings"].items() if kind != "port_state")
     intact = sum(count for reason, count in vehicle["refused"].items() if reason not in DAMAGED)
     checks.add(
         "input_understood",
         readings + intact > 0,
-        f"{readings:,} readings, {intact:,} intact sentences or frames that are none"
+        f"{readings:,} readings; {intact:,} intact sentences or frames not used"
         if readings + intact
         else "not one intact sentence or frame: is this an NMEA 0183 or GENIVI log?",
     )

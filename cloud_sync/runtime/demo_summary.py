@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Final
 
@@ -22,7 +23,7 @@ MARKS: Final = {
 
 def print_summary(result: Result, options: DemoOptions, *, kept: Path | None) -> None:
     """The summary a person understands, on stdout."""
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False)
     d = result.document
     console.print(f"\n[bold]Holdfast demo: {escape(d['name'])}[/]  {MARKS[d['kind']]}")
     r = d["readings"]
@@ -39,10 +40,10 @@ def print_summary(result: Result, options: DemoOptions, *, kept: Path | None) ->
         asleep = " (parked, the receiver sleeps by plan)" if d["kind"] == "simulated" else ""
         console.print(f"Gaps in the receiver's record, in seconds: {shown}{asleep}")
     if d["incidents"]:
-        table = Table("cause", "after", "what happened", title="Incidents", title_justify="left")
+        table = Table("cause", "opened after", "now", "last word", title="Incidents", title_justify="left")
         for row in d["incidents"]:
             late = "-" if row["detect_s"] is None else f"{row['detect_s']:.0f} s"
-            table.add_row(row["cause"], late, escape(row["sentence"]))
+            table.add_row(row["cause"], late, row["state"], escape(row["sentence"]))
         console.print(table)
     else:
         console.print("No incident, as it should be." if result.ok else "No incident.")
@@ -55,10 +56,13 @@ def print_summary(result: Result, options: DemoOptions, *, kept: Path | None) ->
     for row in d["checks"]:
         mark = "[green]ok  [/]" if row["ok"] else "[bold red]FAIL[/]"
         console.print(f"  {mark} {row['name']}: {escape(row['detail'])}")
-    if d["evidence"]:
-        console.print(f"Evidence: holdfast verify {d['evidence']} --trust {d['trust']}")
+    holdfast = Path(sys.executable).with_name("holdfast")
+    console.print("Check it yourself, without any of our servers:")
+    bundle = d["evidence"] or d["chain"]
+    console.print(f"  {holdfast} verify {bundle} --trust {d['trust']}", soft_wrap=True)
     if kept is not None:
-        console.print(f"Kept in {kept}")
+        console.print(f"Kept in {kept}", soft_wrap=True)
     if options.json is not None:
-        console.print(f"JSON in {options.json}")
-    console.print("[bold green]Every check held.[/]" if result.ok else "[bold red]A check failed.[/]")
+        console.print(f"JSON in {options.json}", soft_wrap=True)
+    failed = ", ".join(row["name"] for row in d["checks"] if not row["ok"])
+    console.print("[bold green]Every check held.[/]" if result.ok else f"[bold red]Failed: {failed}[/]")

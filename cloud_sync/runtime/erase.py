@@ -15,13 +15,31 @@ from datetime import UTC, datetime
 from typing import Final
 
 from cloud_sync.errors import ConfigError, NotFound, StoreBusy
+from cloud_sync.incidents import iso_utc
 from cloud_sync.runtime import projector
 from cloud_sync.runtime.store import Store, log_statement
 from cloud_sync.statement import ERASURE, make_statement
 from firmware_bridge.wire import cbor, cose
+from models.verdict import CAUSE_NAMES, Cause
 
 MAX_REASON_CHARS: Final = 200
 _MONTH = re.compile(r"(\d{4})-(0[1-9]|1[0-2])", re.ASCII)
+_SIZES: Final = (
+    "SELECT count(*), coalesce(sum(size), 0) FROM bodies"
+    " WHERE tenant=? AND device=? AND month<=? AND month_last>=? AND data IS NOT NULL"
+)
+_KNOWN: Final = tuple(
+    f"SELECT EXISTS(SELECT 1 FROM {table} WHERE tenant=? AND device=?)"
+    for table in ("devices", "segments", "quarantine", "incidents", "sightings", "device_tyres")
+)
+"""All that names a device to erase: one whose tracker never spoke may have been seen by others."""
+_OPEN: Final = (
+    "SELECT i.incident, i.opened_ms, i.cause FROM incidents i WHERE i.tenant=? AND i.device=? AND i.open"
+    " AND (i.opened_ms>=? AND i.opened_ms<? OR EXISTS(SELECT 1 FROM incident_changes c"
+    " JOIN bodies b ON b.hash=c.segment_hash WHERE c.tenant=i.tenant AND c.device=i.device AND c.run=i.run"
+    " AND c.incident=i.incident AND b.tenant=? AND b.device=? AND b.month<=? AND b.month_last>=?"
+    " AND b.data IS NOT NULL)) ORDER BY i.opened_ms, i.run, i.incident"
+)
 
 Sign = Callable[[str, str, dict[int, cbor.Value]], bytes]
 """(type, tenant, body) -> a signed statement."""
@@ -40,9 +58,52 @@ class Erased:
     """The signed statement, queued for the log; None where there was nothing to erase."""
 
 
+@dataclass(frozen=True, slots=True)
+class OpenIncident:
+    """An incident that is not closed and that an erasure would take the words from."""
+
+    incident: int
+    opened_at: str
+    """ISO 8601, UTC."""
+    cause: str
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """What an erasure would do."""
+
+    segments: int
+    size: int
+    """Bytes of the signed segments that would go."""
+    open_incidents: tuple[OpenIncident, ...]
+    """By time of opening."""
+
+
 def signer(key: cose.PrivateKey, wall_ms: int) -> Sign:
     """Signs statements with the collector's ledger key, dated `wall_ms`."""
     return lambda type_, tenant, body: make_statement(type_, tenant, wall_ms, body, key)
+
+
+def preview_month(store: Store, tenant: str, device: str, month: str, reason: str) -> Preview:
+    """What `erase_month` with the same arguments would erase. Writes nothing; `store` may be read-only.
+
+    Raises NotFound for a device that the store has never heard of, and what `erase_month` raises for its
+    arguments.
+    """
+    begin_ms, end_ms = _meant(store, month, reason)
+    if not any(store.db.execute(query, (tenant, device)).fetchone()[0] for query in _KNOWN):
+        raise NotFound(
+            f"the store knows no device {device!r:.80} of tenant {tenant!r:.80}: nothing is erased; "
+            "`holdfast log` lists the devices"
+        )
+    scope = (tenant, device, month, month)
+    count, size = store.db.execute(_SIZES, scope).fetchone()
+    rows = store.db.execute(_OPEN, (tenant, device, begin_ms, end_ms, *scope)).fetchall()
+    return Preview(
+        count,
+        size,
+        tuple(OpenIncident(number, iso_utc(ms), CAUSE_NAMES[Cause(cause)]) for number, ms, cause in rows),
+    )
 
 
 def erase_month(
@@ -55,20 +116,10 @@ def erase_month(
     collector has written yet, StoreBusy when the store cannot be written now, or a reader keeps the old
     pages in the write-ahead log (erased then, and cleaned up by the next call).
     """
-    begin_ms, end_ms = _range(month)
-    if not 0 < len(reason) <= MAX_REASON_CHARS or not reason.isprintable():
-        raise ConfigError(
-            f"the reason is 1 .. {MAX_REASON_CHARS} printable characters: it is signed and logged"
-        )
-    if store.meta("origin") is None:
-        raise NotFound(f"no collector has run with {store.path} yet: there is nothing to erase")
+    begin_ms, end_ms = _meant(store, month, reason)
     scope = (tenant, device, month, month)
     with store.transaction() as db:
-        count, size = db.execute(
-            "SELECT count(*), coalesce(sum(size), 0) FROM bodies"
-            " WHERE tenant=? AND device=? AND month<=? AND month_last>=? AND data IS NOT NULL",
-            scope,
-        ).fetchone()
+        count, size = db.execute(_SIZES, scope).fetchone()
         db.execute(
             "UPDATE bodies SET data=NULL, erased_ms=?, reason=?"
             " WHERE tenant=? AND device=? AND month<=? AND month_last>=? AND data IS NOT NULL",
@@ -92,6 +143,18 @@ def _forget_wal(store: Store) -> None:
     busy = store.db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
     if busy:
         raise StoreBusy("erased, but another process still reads old pages: call it again when it has ended")
+
+
+def _meant(store: Store, month: str, reason: str) -> tuple[int, int]:
+    """The month in milliseconds. Raises ConfigError, NotFound."""
+    begin_ms, end_ms = _range(month)
+    if not 0 < len(reason) <= MAX_REASON_CHARS or not reason.isprintable():
+        raise ConfigError(
+            f"the reason is 1 .. {MAX_REASON_CHARS} printable characters: it is signed and logged"
+        )
+    if store.meta("origin") is None:
+        raise NotFound(f"no collector has run with {store.path} yet: there is nothing to erase")
+    return begin_ms, end_ms
 
 
 def _range(month: str) -> tuple[int, int]:

@@ -66,6 +66,7 @@ class Daemon:
         self._notify = Notify()
         self._stop = asyncio.Event()
         self._receipts = 0
+        self._receipt_ns: int | None = None
         self._aged_ns: int | None = None
         self._trust: tuple[int, Trust] | None = None
 
@@ -135,6 +136,7 @@ class Daemon:
             )
         gone, remembered = await self.committer.in_store(self._outbox.forget, entries, wall)
         self._receipts += 1
+        self._receipt_ns = self._clock.mono_ns()
         return facts.ok(gone, remembered)
 
     def _trusted(self) -> Trust:
@@ -167,6 +169,8 @@ class Daemon:
             store=committer.store_state,
             rss_mb=rss_mb(),
             faults=committer.faults,
+            now_ns=self._clock.mono_ns(),
+            last_receipt_ns=self._receipt_ns,
         )
         names = {"tenant": node.tenant, "device": node.device, "kind": node.kind}
         return status.as_json(names, self._pipeline, work, round(self._config.edge.commit_interval_s * 1000))

@@ -40,11 +40,13 @@ def _screen(node: dict[str, Any]) -> None:
     table = Table(title=f"{node['tenant']} / {node['device']} ({node['kind']})", show_header=False)
     table.add_column(style="bold")
     table.add_column()
+    table.add_row("clock", _clock(node["clock"]))
     for name, condition in node["ports"].items():
         colour = "green" if condition == "ok" else "red"
         table.add_row(f"port {name}", f"[{colour}]{condition}[/]  {node['port_detail'][name]}")
     fixes = f"{node['position_valid']:,} fixes ({node['position_estimated']:,} estimated)"
     table.add_row("positions", f"{fixes}, {node['position_void']:,} void")
+    table.add_row("last fix", _age(node["last_fix_age_s"], "none that is dated"))
     table.add_row("readings", ", ".join(f"{k} {v:,}" for k, v in node["readings"].items()) or "none")
     table.add_row("refused", ", ".join(f"{k} {v:,}" for k, v in node["refused"].items()) or "none")
     outbox = node["outbox"]
@@ -53,6 +55,7 @@ def _screen(node: dict[str, Any]) -> None:
     table.add_row(
         "accepted", f"{node['events']:,} events, {node['segments']:,} segments, {node['receipts']:,} receipts"
     )
+    table.add_row("last receipt", _receipt(node))
     table.add_row("store", "[green]ok[/]" if node["store"] == "ok" else f"[red]{node['store']}[/]")
     for incident in node["open_incidents"]:
         table.add_row("[red]incident[/]", f"{incident['cause']}: {incident['sentence']}")
@@ -65,3 +68,29 @@ def _screen(node: dict[str, Any]) -> None:
     if node["faults"]:
         table.add_row("[red]faults[/]", ", ".join(f"{k} {v}" for k, v in node["faults"].items()))
     console.print(table)
+
+
+def _clock(kind: str) -> str:
+    """Large where what this node says is not of the present world."""
+    if kind == "live":
+        return "live"
+    return f"[black on yellow] {' '.join(kind.upper())} [/] {kind.upper()}: nothing here happens now"
+
+
+def _age(seconds: int | None, none: str) -> str:
+    if seconds is None:
+        return none
+    for unit, size in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds // size} {unit} ago"
+    return f"{seconds} s ago"
+
+
+def _receipt(node: dict[str, Any]) -> str:
+    """The last receipt's age; where segments wait and no receipt came, what to look at."""
+    waiting = node["outbox"]["segments"]
+    if node["receipts"]:
+        return _age(node["last_receipt_age_s"], "age not known")
+    if waiting:
+        return f"[yellow]none since the start, {waiting:,} segments wait: is `holdfast uplink` running?[/]"
+    return "none since the start"
