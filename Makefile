@@ -65,7 +65,7 @@ $(VENV)/.dev: $(VENV)/.project requirements/dev.txt
 
 packages:
 	@if [ "$(HOLDFAST_APT)" = 0 ]; then echo "Debian packages: not installed (HOLDFAST_APT=0)"; exit 0; fi; \
-	missing=; for p in $(DEBIAN_PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || missing="$$missing $$p"; done; \
+	missing=; for p in $(DEBIAN_PACKAGES); do dpkg-query -W -f='$${db:Status-Status}' $$p 2>/dev/null | grep -qx installed || missing="$$missing $$p"; done; \
 	[ -n "$$missing" ] || exit 0; \
 	sudo=; [ "$$(id -u)" = 0 ] || sudo="sudo -n"; \
 	if command -v apt-get >/dev/null && { [ -z "$$sudo" ] || $$sudo true 2>/dev/null; }; then \

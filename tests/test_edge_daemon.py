@@ -148,6 +148,9 @@ def test_a_clock_that_ended_seals_what_is_in_hand(live: Make) -> None:
     node.start()
     node.drive(7)
     node.until(lambda s: s["outbox"]["events_unsealed"] == 0 and s["events"] >= 7)
+    segments = node.segments()
+    assert check(segments).complete
+    assert sum(len(s.segment.events) for s in segments) == node.status()["events"]
 
 
 def test_seal_and_facts_are_answered_after_the_commit(live: Make) -> None:

@@ -149,8 +149,10 @@ def test_a_fact_and_every_draft_is_an_event() -> None:
     drafts = [node.start(at(0), "x" * 5000), node.fact("uplink" * 50, "é" * 5000, at(1))]
     drafts += [d for s in range(100) for d in (*node.feed("gnss", rmc(s), at(s)), *node.tick(at(s)))]
     drafts += node.stop(at(101))
+    assert len(drafts) > 100
     for seq, draft in enumerate(drafts):
-        ev.encode(Event(seq, draft.kind, draft.stamp, draft.body))
+        event = Event(seq, draft.kind, draft.stamp, draft.body)
+        assert ev.decode(ev.encode(event)) == event
 
 
 def test_noise_costs_counts_and_nothing_else() -> None:

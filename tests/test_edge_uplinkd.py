@@ -124,6 +124,7 @@ def test_the_receipt_of_a_duplicate_settles_too(tmp_path: Path) -> None:
         b.collector.logged[hashlib.sha256(body).digest()] = 0
         async with b.running():
             await until(lambda: b.outbox.left() == 0)
+            assert b.edge.receipts == 1
 
     bench(tmp_path, story)
 

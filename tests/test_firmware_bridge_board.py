@@ -293,7 +293,8 @@ def test_garbage_anywhere_is_survived_and_counted(noise: bytes, at: int) -> None
 @given(st.binary(max_size=120))
 def test_no_payload_raises(payload: bytes) -> None:
     for kind in (FrameType.HELLO, FrameType.DATA):
-        BoardDecoder("board").feed(frame(kind, 0, payload), NOW)
+        for item in BoardDecoder("board").feed(frame(kind, 0, payload), NOW):
+            assert isinstance(item, (BoardHello, Tyre, Power, Vibration, Refusal))
 
 
 leaves = st.one_of(
