@@ -3,8 +3,10 @@
 BridgeError
 ├── FrameError      the line: bytes were damaged or out of step; counted, the link goes on
 ├── DecodeError     the sender: an intact frame or sentence says something impossible
-├── WireError       encoding: bytes are not what the wire format allows (CBOR, COSE)
-└── LinkLost        the port is gone; the runtime reopens it with backoff
+└── WireError       encoding: bytes are not what the wire format allows (CBOR, COSE)
+    └── SignatureError
+
+A port that is gone is no error: the link says so (PortCondition.ABSENT) and is opened again.
 """
 
 from __future__ import annotations
@@ -28,7 +30,3 @@ class WireError(BridgeError):
 
 class SignatureError(WireError):
     """A COSE signature does not verify, or its algorithm or key is not on the allow-list."""
-
-
-class LinkLost(BridgeError):
-    """The port went away."""
