@@ -21,6 +21,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from provisioning.errors import IdentityError, ProvisioningError
@@ -125,12 +126,17 @@ def verify_event_certificate(
     """Whose event key `certificate` certifies, as issued by `authority` and valid `at` that moment.
 
     Raises IdentityError when it was issued by somebody else, is for another purpose (a TLS certificate), is
-    an authority itself, holds a key that is not P-256, or is not valid then.
+    an authority itself, holds a key that is not P-256, is not valid then, or has a signature of no whole
+    number of octets: a reader that ignores unused bits would take a changed certificate for the same one
+    (an ECDSA-Sig-Value is DER, RFC 3279 section 2.2.3, so there are none).
     """
     try:
         certificate.verify_directly_issued_by(authority)
     except (InvalidSignature, ValueError, TypeError) as error:
         raise IdentityError("the event certificate was not issued by this authority") from error
+    unused_bits = certificate.public_bytes(Encoding.DER)[-len(certificate.signature) - 1]
+    if unused_bits:
+        raise IdentityError("the event certificate was altered: its signature is no whole number of octets")
     for what, one in (("event certificate", certificate), ("authority", authority)):
         if not one.not_valid_before_utc <= at <= one.not_valid_after_utc:
             raise IdentityError(

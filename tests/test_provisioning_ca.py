@@ -81,6 +81,19 @@ def test_a_namesake_authority_is_not_believed(root: Authority, event: Authority)
             verify_event_certificate(certificate, authority.certificate, NOW)
 
 
+def test_a_signature_of_no_whole_number_of_octets_is_refused(event: Authority) -> None:
+    """A reader drops unused bits that are zero, so every second certificate can say that it has one."""
+    for _ in range(200):
+        certificate = ca.issue_event(event, ca.new_key().public_key(), CAR, SHORT)
+        if certificate.signature[-1] % 2 == 0:
+            break
+    der, count = certificate.public_bytes(Encoding.DER), len(certificate.signature)
+    altered = x509.load_der_x509_certificate(der[: -count - 1] + b"\x01" + der[-count:])
+    altered.verify_directly_issued_by(event.certificate)  # the library does not mind
+    with pytest.raises(IdentityError, match="altered"):
+        verify_event_certificate(altered, event.certificate, NOW)
+
+
 def test_a_device_cannot_certify_others(event: Authority) -> None:
     own = ca.new_key()
     leaf = Authority(ca.issue_event(event, own.public_key(), CAR, SHORT), own)
