@@ -1,0 +1,1 @@
+"""`holdfast serve`: the API and the operator's page."""
