@@ -1,4 +1,4 @@
-"""The cloud's commands: `holdfast collect | broker | title | erase | evidence | log | demo`.
+"""The cloud's commands: `holdfast collect | broker | title | erase | evidence | log | serve | demo`.
 
 Only wiring: every command loads what it needs inside its function, so that one command's start does not
 pay for the others' imports. Exit codes: 0 done, 2 the command line or configuration cannot be meant, 13
@@ -47,6 +47,7 @@ title = typer.Typer(help="Titles of pledged vehicles.", add_completion=False, no
 erase = typer.Typer(help="Erase one device's month; every proof still holds.", add_completion=False)
 evidence = typer.Typer(help="Export the evidence of an incident.", add_completion=False)
 log = typer.Typer(help="The log, its devices, alarms, and what was refused and why.", add_completion=False)
+serve = typer.Typer(help="The API and the operator's page.", add_completion=False)
 demo = typer.Typer(help="The whole system on this machine, on a scenario.", add_completion=False)
 
 
@@ -422,24 +423,61 @@ def _log(
         log_view.screen(value)
 
 
+@serve.command()
+def _serve(
+    config: Annotated[Path, typer.Option("--config", help="serve.toml", show_default=False)],
+    new_link: Annotated[
+        str | None,
+        typer.Option(
+            "--new-link", metavar="NAME", help="Make a one-time link for this account and end."
+        ),
+    ] = None,
+    tenant: Annotated[
+        str | None, typer.Option("--tenant", help="Of NAME; a tenant without accounts gets its first one.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Serve the API and the operator's page until SIGTERM. The first start prints a one-time link."""
+    from cloud_sync.runtime.serve import daemon
+
+    if new_link is None:
+        if tenant is not None:
+            raise typer.BadParameter("belongs to --new-link", param_hint="--tenant")
+        raise typer.Exit(daemon.run(config, as_json=as_json))
+    with _said_plainly():
+        made = daemon.new_link(config, new_link, tenant)
+    typer.echo(json.dumps(made) if as_json else made["link"])
+
+
 @demo.command()
 def _demo(
     speed: Annotated[
         float, typer.Option("--speed", min=0.0, help="Scenario seconds per second; 0: as fast as it is read.")
     ] = 0.0,
     headless: Annotated[bool, typer.Option("--headless", help="Plain lines, no live display.")] = False,
-    keep: Annotated[bool, typer.Option("--keep", help="Leave the working folder in place.")] = False,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Leave the working folder in place and the page open.")
+    ] = False,
     replay: Annotated[Path | None, typer.Option("--replay", help="Play this real log instead.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the result here as JSON.")] = None,
     scenario: Annotated[
         str, typer.Option("--scenario", help="default, quiet, tow, pulled, jammed, tunnel or left-region.")
     ] = "default",
     folder: Annotated[Path | None, typer.Option("--dir", help="Work in this empty or new folder.")] = None,
+    stop: Annotated[
+        Path | None, typer.Option("--stop", help="Close the page that a demo with --keep left open there.")
+    ] = None,
 ) -> None:
     """Run the whole system on this machine and check that it does its job."""
     from cloud_sync.demo_options import DemoOptions
+    from cloud_sync.runtime import demo_open
     from cloud_sync.runtime.demo import run
 
+    if stop is not None:
+        with _said_plainly():
+            ended = demo_open.stop(stop)
+        typer.echo(f"ended: {', '.join(ended) or 'nothing was running any more'}")
+        return
     options = DemoOptions(speed, headless, keep, replay, json_file, scenario, folder)
     with _said_plainly():
         raise typer.Exit(run(options))
@@ -453,6 +491,7 @@ if __name__ == "__main__":
         "erase": erase,
         "evidence": evidence,
         "log": log,
+        "serve": serve,
     }
     name = sys.argv[1] if len(sys.argv) > 1 else ""
     if name not in apps and name != "demo":

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum, unique
+from functools import lru_cache
 from typing import Final
 
 from cryptography import x509
@@ -247,7 +248,12 @@ def months(segment: sg.Segment, received_ms: int) -> tuple[str, str]:
 
 def month(wall_ms: int) -> str:
     """'YYYY-MM' in UTC of milliseconds since 1970."""
-    return f"{datetime.fromtimestamp(wall_ms / 1000, UTC):%Y-%m}"
+    return _month_of_day(wall_ms // 86_400_000)
+
+
+@lru_cache(maxsize=1024)  # asked four times a segment, mostly for today
+def _month_of_day(day: int) -> str:
+    return f"{datetime.fromtimestamp(day * 86_400, UTC):%Y-%m}"
 
 
 _LAST_MS: Final = 253_402_300_800_000

@@ -18,7 +18,7 @@ class DemoOptions:
     headless: bool = False
     """No live display, plain lines instead."""
     keep: bool = False
-    """Leave the folder with all databases, keys and logs in place."""
+    """Leave the folder with all databases, keys and logs in place, and the page open."""
     replay: Path | None = None
     """A real log to play instead of the scenario."""
     json: Path | None = None

@@ -11,7 +11,11 @@ CloudError
 │   └── LogDamaged      entries, tiles and checkpoints of the store do not agree
 ├── CertificateError    a device's certificate is not one that its CA issued for events of that device
 ├── BundleError         bytes are not an evidence bundle, or one cannot be made of what is stored
-└── NotFound            what was asked for is not in the store
+├── NotFound            what was asked for is not in the store
+├── BadRequest          the caller: what was asked cannot be meant; says what to ask instead
+│   └── BadCursor       a cursor that this store did not make for this list: begin again without it
+├── Denied              this principal must not do that
+└── Conflict            somebody else acted since: read again and decide
 """
 
 from __future__ import annotations
@@ -63,3 +67,19 @@ class BundleError(CloudError):
 
 class NotFound(CloudError):
     """What was asked for is not in the store."""
+
+
+class BadRequest(CloudError):
+    """What was asked cannot be meant."""
+
+
+class BadCursor(BadRequest):
+    """Not a cursor that this store made for this list."""
+
+
+class Denied(CloudError):
+    """This principal must not do that."""
+
+
+class Conflict(CloudError):
+    """Somebody else acted since."""

@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from edge.errors import FormatError
 from edge.event import Event, Key, Kind, parse_stamp
 from firmware_bridge.wire import cbor
 from firmware_bridge.wire.signals import Sig, physical
+from firmware_bridge.wire.stamp import Stamp, TimeSource
 from models.verdict import CAUSE_NAMES, Action, Cause
 
 MAX_SENTENCE_CHARS: Final = 600
@@ -31,8 +32,30 @@ FUTURE_MS: Final = 5 * 60_000
 COARSE_DECIMALS: Final = 4
 """Decimals of a position kept here: 1e-4 degrees, about 11 m."""
 
+RECEIVED: Final = "received"
+"""Source of a time that is the collector's own: of receipt."""
+SOURCES: Final = {
+    TimeSource.NONE: "clock",
+    TimeSource.FLOOR: "clock",
+    TimeSource.HOST: "clock",
+    TimeSource.HOST_SYNCED: "network",
+    TimeSource.GNSS: "gnss",
+}
+"""What a device's wall time went by, in the words of the API."""
+
 EvidenceLine = tuple[str, str]
 """Sensor, text."""
+
+
+class Believed(NamedTuple):
+    """A time as far as it can be believed."""
+
+    ms: int
+    """Milliseconds since 1970-01-01T00:00:00Z."""
+    unc_ms: int | None
+    """Half-width; None where the receipt stands in, or the device's figure is absurd."""
+    source: str
+    """gnss, network, clock or received."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +80,10 @@ class Change:
     segment_hash: bytes
     lat_deg: float | None = None
     lon_deg: float | None = None
+    unc_ms: int | None = None
+    """Half-width of `wall_ms`; None where the receipt stands in."""
+    source: str = RECEIVED
+    """What `wall_ms` goes by: gnss, network, clock, received."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +108,10 @@ class Incident:
     seq: int
     lat_deg: float | None
     lon_deg: float | None
+    unc_ms: int | None = None
+    """Half-width of `opened_ms`."""
+    source: str = RECEIVED
+    """What `opened_ms` goes by."""
 
 
 def from_event(event: Event, *, received_ms: int, segment: int, segment_hash: bytes) -> Change:
@@ -97,8 +128,8 @@ def from_event(event: Event, *, received_ms: int, segment: int, segment_hash: by
     sentence = body.get(Key.SENTENCE)
     if not isinstance(sentence, str):
         raise FormatError(f"event {event.seq} has no sentence")
-    wall_ms = claimed_ms(event, received_ms)
-    since_ms = wall_ms
+    at = believed(event, received_ms)
+    wall_ms = since_ms = at.ms
     if Key.SINCE in body:
         since = parse_stamp(body[Key.SINCE])
         if since.wall_ns is not None:
@@ -109,6 +140,7 @@ def from_event(event: Event, *, received_ms: int, segment: int, segment_hash: by
         _int(body, Key.INCIDENT), event.seq, Action(action), Cause(cause), permille / 1000,
         sentence[:MAX_SENTENCE_CHARS], _evidence(body.get(Key.EVIDENCE, [])), wall_ms, since_ms, segment,
         segment_hash, _degrees(body, Sig.LATITUDE, 90.0), _degrees(body, Sig.LONGITUDE, 180.0),
+        at.unc_ms, at.source,
     )  # fmt: skip
 
 
@@ -118,12 +150,25 @@ def claimed_ms(event: Event, received_ms: int) -> int:
     The time of receipt stands in where the device knew no wall time or names one that has not yet come.
     Raises FormatError for a number no database holds.
     """
+    return believed(event, received_ms).ms
+
+
+def believed(event: Event, received_ms: int) -> Believed:
+    """`claimed_ms` with its error bars. Raises FormatError for a number no database holds."""
     if event.seq > MAX_NUMBER:
         raise FormatError(f"event number {event.seq} is not possible")
-    if event.stamp.wall_ns is None:
-        return received_ms
-    wall_ms = event.stamp.wall_ns // NS_IN_MS
-    return wall_ms if 0 <= wall_ms <= received_ms + FUTURE_MS else received_ms
+    return of_stamp(event.stamp, received_ms)
+
+
+def of_stamp(stamp: Stamp, received_ms: int) -> Believed:
+    """The wall time of `stamp` as far as it can be believed, else the time of receipt."""
+    if stamp.wall_ns is None:
+        return Believed(received_ms, None, RECEIVED)
+    wall_ms = stamp.wall_ns // NS_IN_MS
+    if not 0 <= wall_ms <= received_ms + FUTURE_MS:
+        return Believed(received_ms, None, RECEIVED)
+    unc_ms = stamp.uncertainty_ms
+    return Believed(wall_ms, unc_ms if unc_ms <= MAX_NUMBER else None, SOURCES[stamp.source])
 
 
 def fold(changes: Iterable[Change]) -> Incident:
@@ -153,6 +198,8 @@ def fold(changes: Iterable[Change]) -> Incident:
         seq=first.seq,
         lat_deg=placed[-1].lat_deg if placed else None,
         lon_deg=placed[-1].lon_deg if placed else None,
+        unc_ms=first.unc_ms,
+        source=first.source,
     )
 
 

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cloud_sync.evidence.bundle import Bundle, SegmentEntry, StatementEntry, decode
 from cloud_sync.evidence.chain import Link, RunReport, check_runs
 from cloud_sync.evidence.keys import FOREIGN, UNREADABLE, claimed_trust, differences, is_foreign
-from cloud_sync.statement import TITLE, Statement, parse_statement, peek_statement
+from cloud_sync.statement import ACCESS, CASE, TITLE, Statement, parse_statement, peek_statement
 from edge import segment as sg
 from edge.chain import check as check_chain
 from edge.errors import EdgeError
@@ -319,7 +319,11 @@ def _incident_line(run: bytes, event: Event) -> IncidentLine:
 
 
 def _statement_line(made: Statement) -> str:
-    words = [str(value) for value in made.body.values() if isinstance(value, str)]
+    words = [value for value in made.body.values() if isinstance(value, str)]
+    if made.type in (CASE, ACCESS):  # what people typed stands in lists
+        for value in made.body.values():
+            if isinstance(value, list):
+                words += [" ".join(text.split()) for text in value if isinstance(text, str) and text]
     return f"{_iso(made.wall_ms) or NO_TIME} {made.type}: {', '.join(words)}"
 
 
