@@ -14,6 +14,7 @@ from __future__ import annotations
 import errno
 import json
 import logging
+import math
 import signal
 import ssl
 import sys
@@ -45,6 +46,7 @@ from cloud_sync.runtime.store import Store
 from edge.errors import ConfigError as EdgeConfigError
 from edge.runtime.jsonlog import log_json_lines
 from edge.runtime.mqtt_tls import client_context
+from edge.runtime.notify import Notify
 from edge.topics import COLLECT_FILTER
 from firmware_bridge.runtime.clock import Clock
 
@@ -79,10 +81,14 @@ class _Received:
 class Collector:
     """The loop. `stop()` may be called from a signal handler."""
 
-    def __init__(self, config: CollectorConfig, intake: Intake, sequencer: Sequencer) -> None:
+    def __init__(
+        self, config: CollectorConfig, intake: Intake, sequencer: Sequencer, notify: Notify | None = None
+    ) -> None:
         self._config = config
         self._intake = intake
         self._sequencer = sequencer
+        self._notify = notify or Notify()
+        self._sign_s = -math.inf
         self._client: mqtt.Client | None = None
         self._inbox: list[_Received] = []
         self._connection = 0
@@ -107,8 +113,16 @@ class Collector:
                 if self._inbox and time.monotonic() >= self._not_before["store"]:
                     self._work()
                 self._quiet_step()
+                self._lives()
         finally:
             self._hang_up()
+
+    def _lives(self) -> None:
+        """Tell the service manager, from the loop itself: a loop that hangs is ended and begun again."""
+        interval = self._notify.interval_s
+        if interval is not None and time.monotonic() - self._sign_s >= interval:
+            self._notify.tell("WATCHDOG=1")
+            self._sign_s = time.monotonic()
 
     def _gather(self) -> None:
         """Read what is there, for at most BATCH_S after the first message."""
@@ -305,13 +319,16 @@ def run(config_path: Path) -> int:
         denied = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
         print(f"collect: {error}{': check owner, mode and mount' if denied else ''}", file=sys.stderr)
         return EXIT_PERMISSION if denied else 1
-    collector = Collector(config, intake, sequencer)
+    notify = Notify()
+    collector = Collector(config, intake, sequencer, notify)
 
     def stop(number: int, frame: FrameType | None) -> None:
         collector.stop()
+        notify.tell("STOPPING=1")
 
     previous = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
     print(json.dumps({"ready": True, "origin": config.origin, "size": sequencer.size}), flush=True)
+    notify.tell("READY=1")
     try:
         with store:
             collector.run()

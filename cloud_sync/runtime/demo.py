@@ -1,7 +1,7 @@
 """`holdfast demo`: the main job on embedded parts, every process real, on one machine.
 
-World (ptys, scenario time) -> edge -> outbox -> uplink -> broker (mTLS) -> collector -> log -> incidents,
-and a roadside node beside it. The demo only starts, watches, asks and checks; it decides nothing itself.
+World (ptys, scenario time) -> edge -> outbox -> uplink -> broker (mTLS) -> collector -> log -> incidents ->
+page, and a roadside node beside it. The demo only starts, watches, asks and checks; it decides nothing.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from cloud_sync.demo_options import DemoOptions
 from cloud_sync.errors import CloudError, ConfigError
-from cloud_sync.runtime import demo_folders, demo_report, demo_summary, titles
+from cloud_sync.runtime import demo_folders, demo_open, demo_page, demo_report, demo_summary, titles
 from cloud_sync.runtime.children import Child, ChildFailed, Usage
 from cloud_sync.runtime.demo_config import (
     ROADSIDE,
@@ -25,8 +25,10 @@ from cloud_sync.runtime.demo_config import (
     Layout,
     write_broker_config,
     write_configs,
+    write_serve_config,
 )
 from cloud_sync.runtime.demo_display import Display, make_display
+from cloud_sync.runtime.demo_page import Entrance
 from cloud_sync.runtime.demo_report import Collected, Result
 from edge.errors import EdgeError
 from edge.runtime import facts_client
@@ -54,6 +56,7 @@ class Demo:
         self.display = display
         self.children: dict[str, Child] = {}
         self.world: dict[str, Any] = {}
+        self.entrance: Entrance | None = None
 
     def start(self, name: str, *argv: str, stdin: bool = False) -> Child:
         """Start a child under `name`; its log is logs/<name>.log."""
@@ -81,7 +84,7 @@ class Demo:
         self.world = json.loads((self.layout.world / "world.json").read_text("utf-8"))
 
     def start_system(self) -> None:
-        """Identities, broker, collector, the pledge, then the nodes."""
+        """Identities, broker, collector, the pledge, the page, then the nodes."""
         self.display.step("making identities: a certificate authority, two keys for each node")
         make_lab(self.layout.home, TENANT, [(VEHICLE, "vehicle"), (ROADSIDE, "roadside")], "127.0.0.1")
         write_broker_config(self.layout)
@@ -96,10 +99,22 @@ class Demo:
             device=VEHICLE,
             tyres=list((self.world["tyres"] or {}).values()),
         )
+        self.start_page()
         for node, command in ((VEHICLE, "edge"), (ROADSIDE, "roadside")):
             config = self.layout.node_config(node)
             self.command(f"{node}-edge", command, config)
             self.command(f"{node}-uplink", "uplink", config)
+
+    def start_page(self) -> None:
+        """The operator's page, and an account for whoever watches."""
+        write_serve_config(self.layout, self.world)
+        ready = self.command("page", "serve", self.layout.serve_config)
+        write_serve_config(
+            self.layout, self.world, int(ready["port"])
+        )  # so that the page left open is where it was
+        self.entrance = demo_page.enter(str(ready["url"]), str(ready["link"]))
+        name, password = self.entrance.name, self.entrance.password
+        self.display.step(f"the page is at {self.entrance.url} : log in as {name} with {password}")
 
     def play(self) -> dict[str, int]:
         """Let the scenario run to its end; bytes written by port."""
@@ -154,7 +169,7 @@ class Demo:
         """End every child in the order of the data path; their last figures."""
         usages = [child.usage() for child in self.children.values()]
         order = [f"{n}-{p}" for p in ("edge", "uplink") for n in (VEHICLE, ROADSIDE)]
-        for name in [*order, "collector", "broker", "world"]:
+        for name in [*order, "page", "collector", "broker", "world"]:
             if name in self.children:
                 self.children[name].stop()
         return usages
@@ -167,6 +182,9 @@ class Demo:
         written = self.play()
         played_s = time.monotonic() - started
         states = self.drain()
+        self.display.step("looking at the page as a person does")
+        assert self.entrance is not None
+        seen = demo_page.look(self.entrance)
         self.display.step("exporting evidence and verifying it in a process of its own")
         collected = Collected(
             world=self.world,
@@ -177,6 +195,8 @@ class Demo:
             usages=[child.usage() for child in self.children.values()],
             layout=self.layout,
             replay=self.options.replay,
+            entrance=self.entrance,
+            seen=seen,
         )
         return demo_report.assess(collected)
 
@@ -191,6 +211,17 @@ class _Ended(BaseException):
 
 def _end(number: int, frame: FrameType | None) -> None:
     raise _Ended(number)
+
+
+def leave_open(layout: Layout, result: Result, display: Display) -> None:
+    """Start broker, collector and page again, on their own; the result says where."""
+    try:
+        left = demo_open.start(layout)
+    except CloudError as error:
+        display.error(str(error))
+        result.page_left_open(None)
+    else:
+        result.page_left_open(left)
 
 
 def run(options: DemoOptions) -> int:
@@ -230,6 +261,8 @@ def run(options: DemoOptions) -> int:
         for number, handler in before.items():
             signal.signal(number, handler)
     kept = None if temporary else home
+    if result is not None and options.keep:
+        leave_open(demo.layout, result, display)
     if result is None:
         if kept is not None and code != 1:
             display.error(f"Kept in {kept}")

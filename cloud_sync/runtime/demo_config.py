@@ -17,7 +17,19 @@ class Layout:
     MARK: Final = ".holdfast-demo"
     """Only a folder with this file in it is ever cleared, and only of NAMES."""
     NAMES: Final = frozenset(
-        {MARK, "logs", "world", "authority", "broker", COLLECTOR, "nodes", "evidence", "trust.json"}
+        {
+            MARK,
+            "logs",
+            "world",
+            "authority",
+            "broker",
+            COLLECTOR,
+            "nodes",
+            "page",
+            "evidence",
+            "trust.json",
+            "open.json",
+        }
     )
     """Everything a demo makes."""
 
@@ -29,6 +41,7 @@ class Layout:
         self.evidence = home / "evidence"
         self.broker_config = home / "broker" / "broker.toml"
         self.collector_config = self.collector / "collector.toml"
+        self.serve_config = home / "page" / "serve.toml"
 
     def node(self, name: str) -> Path:
         """State folder of a node."""
@@ -80,6 +93,18 @@ def write_collector_config(layout: Layout, world: dict[str, Any], port: int) -> 
         'accept_kinds = ["simulated", "replay"]',
     ]
     layout.collector_config.write_text("\n".join(lines) + "\n", "utf-8")
+
+
+def write_serve_config(layout: Layout, world: dict[str, Any], port: int = 0) -> None:
+    """serve.toml and the operator's own list of places; port 0 lets the system choose."""
+    folder = layout.serve_config.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = ["[serve]", f"collector = {_text(layout.collector_config)}", f"port = {port}"]
+    if home := world["home"]:
+        rows = f"name,lat,lon,radius_m,kind\nHome yard,{home['lat']},{home['lon']},{home['radius_m']},yard\n"
+        (folder / "places.csv").write_text(rows, "utf-8")
+        lines.append('places = "places.csv"')
+    layout.serve_config.write_text("\n".join(lines) + "\n", "utf-8")
 
 
 def write_node_config(

@@ -17,6 +17,7 @@ from typing import Any, Final
 from cloud_sync.runtime import bundles, queries
 from cloud_sync.runtime.children import Usage
 from cloud_sync.runtime.demo_config import ROADSIDE, TENANT, VEHICLE, Layout
+from cloud_sync.runtime.demo_page import Entrance
 
 EDGE_RSS_LIMIT_MB: Final = 80.0
 """What an edge daemon may hold resident: a third of the smallest node we know of (256 MB)."""
@@ -51,6 +52,9 @@ class Collected:
     usages: list[Usage]
     layout: Layout
     replay: Path | None
+    entrance: Entrance
+    seen: dict[str, Any]
+    """What the page showed to a visitor: `demo_page.look`."""
 
 
 @dataclass(slots=True)
@@ -69,6 +73,20 @@ class Result:
         for key in ("evidence", "chain", "trust"):
             if self.document[key] is not None:
                 self.document[key] = str(folder / Path(self.document[key]).name)
+
+    def page_left_open(self, left: dict[str, Any] | None) -> None:
+        """The page was left open, by which processes; or could not be, which fails the demo."""
+        if left is None:
+            self.document["ok"] = False
+            self.document["checks"].append(
+                {
+                    "name": "page_left_open",
+                    "ok": False,
+                    "detail": "it could not be started again: see the logs",
+                }
+            )
+        else:
+            self.document["page"] |= {"open": True, **left}
 
 
 class _Checks:
@@ -95,6 +113,7 @@ def assess(run: Collected) -> Result:
     _check_log(checks, log, [*alarms, *quarantine])
     _check_incidents(checks, run, incidents)
     _check_title(checks, run, titles)
+    _check_page(checks, run.seen, incidents)
     _check_processes(checks, run.usages)
     document = {
         "ok": all(row["ok"] for row in checks.rows),
@@ -117,6 +136,7 @@ def assess(run: Collected) -> Result:
         "quarantine": quarantine,
         "incidents": incidents,
         "titles": titles,
+        "page": run.entrance.as_json(open_now=False),
         "processes": [{"name": u.name, "rss_mb": u.rss_mb, "cpu_s": u.cpu_s} for u in run.usages],
         "evidence": None if evidence is None else str(evidence),
         "chain": str(chain),
@@ -258,6 +278,22 @@ def _check_title(checks: _Checks, run: Collected, titles: list[dict[str, Any]]) 
     states = [title["state"] for title in titles]
     wanted = "ALERT" if any(t["cause"] in FORBIDDEN_IN_REPLAY for t in run.truth) else "PLEDGED"
     checks.add("title", states == [wanted], f"the pledged title is {', '.join(states)}; it must be {wanted}")
+
+
+def _check_page(checks: _Checks, seen: dict[str, Any], incidents: list[dict[str, Any]]) -> None:
+    """What is logged is what a person sees, each with what to do next, under its clock's mark."""
+    logged = sorted((row["device"], row["run"], row["incident"]) for row in incidents)
+    shown = sorted(tuple(row["id"].split(".")) for row in seen["incidents"])
+    same = [(device, run, str(number)) for device, run, number in logged] == shown
+    advised = all(story["next"] for story in seen["stories"] if story["incident"]["device_open"])
+    marked = all(row["clock"] != "live" for row in [*seen["incidents"], *seen["vehicles"]])
+    devices = {row["device"] for row in seen["vehicles"]}
+    checks.add(
+        "page_shows_it",
+        same and advised and marked and devices >= {VEHICLE, ROADSIDE},
+        f"{len(shown)} of {len(logged)} incidents and {len(devices)} nodes on the page, "
+        f"{'each' if advised else 'NOT each'} with what to do next, {'all' if marked else 'NOT all'} marked",
+    )
 
 
 def _check_processes(checks: _Checks, usages: list[Usage]) -> None:

@@ -60,6 +60,17 @@ def print_summary(result: Result, options: DemoOptions, *, kept: Path | None) ->
     console.print("Check it yourself, without any of our servers:")
     bundle = d["evidence"] or d["chain"]
     console.print(f"  {holdfast} verify {bundle} --trust {d['trust']}", soft_wrap=True)
+    page = d["page"]
+    if page["open"]:
+        console.print(
+            f"[bold]The page is open:[/] {page['url']}  Log in as {page['name']} with {page['password']}",
+            soft_wrap=True,
+        )
+        console.print(f"Close it: {holdfast} demo --stop {kept}", soft_wrap=True)
+    else:
+        console.print(
+            f"The page was at {page['url']} while it ran; --keep leaves it open and says how to enter."
+        )
     if kept is not None:
         console.print(f"Kept in {kept}", soft_wrap=True)
     if options.json is not None:

@@ -16,7 +16,7 @@ from typing import Final
 
 from cloud_sync.errors import ConfigError, NotFound, StoreBusy
 from cloud_sync.incidents import iso_utc
-from cloud_sync.runtime import projector
+from cloud_sync.runtime import fleet, projector
 from cloud_sync.runtime.store import Store, log_statement
 from cloud_sync.statement import ERASURE, make_statement
 from firmware_bridge.wire import cbor, cose
@@ -125,7 +125,8 @@ def erase_month(
             " WHERE tenant=? AND device=? AND month<=? AND month_last>=? AND data IS NOT NULL",
             (wall_ms, reason, *scope),
         )
-        rows = projector.erase(db, tenant, device, begin_ms, end_ms)
+        rows = projector.erase(db, tenant, device, begin_ms, end_ms, wall_ms=wall_ms, reason=reason)
+        rows += fleet.erase(db, tenant, device, month)
         rows += db.execute(
             "DELETE FROM quarantine WHERE tenant=? AND device=? AND last_ms>=? AND first_ms<?",
             (tenant, device, begin_ms, end_ms),

@@ -19,7 +19,7 @@ from cloud_sync.ledger.contract import Role
 from cloud_sync.ledger.engine import Call
 from cloud_sync.ledger.errors import Refused
 from cloud_sync.projection import belongs, must_alert, project, sighting_line
-from cloud_sync.runtime import title_state
+from cloud_sync.runtime import cases, fleet, title_state
 from edge.segment import Sealed
 from firmware_bridge.runtime.clock import Clock
 from firmware_bridge.wire import cose
@@ -34,13 +34,15 @@ CREATE TABLE IF NOT EXISTS incident_changes(
   incident INTEGER NOT NULL, action INTEGER NOT NULL, cause INTEGER NOT NULL, confidence REAL NOT NULL,
   sentence TEXT NOT NULL, evidence TEXT NOT NULL, wall_ms INTEGER NOT NULL, since_ms INTEGER NOT NULL,
   segment INTEGER NOT NULL, segment_hash BLOB NOT NULL, lat REAL, lon REAL,
+  unc_ms INTEGER, source TEXT NOT NULL DEFAULT 'received',
   PRIMARY KEY(tenant, device, run, seq)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS incidents(
   tenant TEXT NOT NULL, device TEXT NOT NULL, run BLOB NOT NULL, incident INTEGER NOT NULL,
   cause INTEGER NOT NULL, open INTEGER NOT NULL, opened_ms INTEGER NOT NULL, since_ms INTEGER NOT NULL,
   updated_ms INTEGER NOT NULL, closed_ms INTEGER, confidence REAL NOT NULL, sentence TEXT NOT NULL,
   evidence TEXT NOT NULL, segment INTEGER NOT NULL, segment_hash BLOB NOT NULL, seq INTEGER NOT NULL,
-  lat REAL, lon REAL, PRIMARY KEY(tenant, device, run, incident)) WITHOUT ROWID;
+  lat REAL, lon REAL, unc_ms INTEGER, source TEXT NOT NULL DEFAULT 'received',
+  PRIMARY KEY(tenant, device, run, incident)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS incident_alerts(
   tenant TEXT NOT NULL, device TEXT NOT NULL, run BLOB NOT NULL, incident INTEGER NOT NULL,
   token TEXT NOT NULL, refused TEXT, PRIMARY KEY(tenant, device, run, incident)) WITHOUT ROWID;
@@ -54,12 +56,17 @@ CREATE TABLE IF NOT EXISTS projector_counts(
 """
 _CHANGE: Final = (
     "incident, seq, action, cause, confidence, sentence, evidence, wall_ms, since_ms, segment, segment_hash,"
-    " lat, lon"
+    " lat, lon, unc_ms, source"
 )
 _INCIDENT: Final = (
     "incident, cause, open, opened_ms, since_ms, updated_ms, closed_ms, confidence, sentence, evidence,"
-    " segment, segment_hash, seq, lat, lon"
+    " segment, segment_hash, seq, lat, lon, unc_ms, source"
 )
+_ADDED: Final = (
+    ("unc_ms", "INTEGER"),
+    ("source", "TEXT NOT NULL DEFAULT 'received'"),
+)
+"""Columns of incidents and their changes that an older store lacks."""
 
 
 class Projector:
@@ -95,6 +102,9 @@ class Projector:
                 statements += self._alert(db, place, change, received_wall_ms)
         for incident in sorted({change.incident for change in said.changes}):
             _refold(db, place, incident)
+            ref = f"{segment.device}.{segment.run.hex()}.{incident}"
+            fleet.add_feed(db, segment.tenant, "incident", segment.device, ref, received_wall_ms)
+        fleet.on_segment(db, sealed, received_wall_ms)
         return statements
 
     def _alert(
@@ -114,7 +124,9 @@ class Projector:
         args = (token, change.segment_hash.hex(), CAUSE_NAMES[change.cause])
         call = Call("ReportAlert", args, ORACLE_ORG, Role.ORACLE, received_wall_ms)
         try:
-            return [title_state.transact(db, tenant, call, self._key).statement]
+            statement = title_state.transact(db, tenant, call, self._key).statement
+            fleet.add_feed(db, tenant, "title", device, token, received_wall_ms)
+            return [statement]
         except Refused as error:
             db.execute(
                 "UPDATE incident_alerts SET refused = ?"
@@ -126,11 +138,38 @@ class Projector:
 
 
 def migrate(db: sqlite3.Connection) -> None:
-    """Create the tables of this module and of the titles where they are missing."""
+    """Create what is missing of the tables of this module, the titles, the cases and the fleet.
+
+    A store of an older version is projected anew where it must be; that takes about a second for a thousand
+    segments, once.
+    """
     title_state.migrate(db)
     for statement in _SCHEMA.split(";"):
         if statement.strip():
             db.execute(statement)
+    for table in ("incident_changes", "incidents"):
+        names = {row[1] for row in db.execute(f"PRAGMA table_info({table})")}
+        for column, kind in _ADDED:
+            if column not in names:
+                db.execute(f"ALTER TABLE {table} ADD COLUMN {column} {kind}")
+    fleet.migrate(db)
+    for sealed, received_ms in fleet.backfill(db):
+        _time(db, sealed, received_ms)
+    cases.migrate(db)
+
+
+def _time(db: sqlite3.Connection, sealed: Sealed, received_ms: int) -> None:
+    """Give the incidents of a segment that an older version projected the error bars of their times."""
+    segment = sealed.segment
+    place = (segment.tenant, segment.device, segment.run)
+    for change in project(sealed, received_ms).changes:
+        known = db.execute(
+            "UPDATE incident_changes SET unc_ms = ?, source = ?"
+            " WHERE tenant = ? AND device = ? AND run = ? AND seq = ?",
+            (change.unc_ms, change.source, *place, change.seq),
+        ).rowcount
+        if known:
+            _fold_row(db, place, change.incident)
 
 
 def list_incidents(db: sqlite3.Connection, tenant: str) -> list[dict[str, Any]]:
@@ -159,11 +198,21 @@ def counts(db: sqlite3.Connection, tenant: str) -> dict[str, int]:
     }
 
 
-def erase(db: sqlite3.Connection, tenant: str, device: str, from_ms: int, to_ms: int) -> int:
+def erase(
+    db: sqlite3.Connection,
+    tenant: str,
+    device: str,
+    from_ms: int,
+    to_ms: int,
+    *,
+    wall_ms: int | None = None,
+    reason: str = "with the incident",
+) -> int:
     """Delete what was projected from `device` in [from_ms, to_ms), inside the caller's transaction.
 
     For the erasure of a vehicle-month: sentences and positions here are as personal as the segments. An
-    incident goes as a whole by the time of its opening. Returns the number of rows deleted.
+    incident goes as a whole by the time of its opening, with what people wrote about it (`wall_ms` and
+    `reason` stand with the emptied bodies of their statements). Returns the number of rows deleted.
     """
     scope = (tenant, device, from_ms, to_ms)
     gone = db.execute(
@@ -172,12 +221,17 @@ def erase(db: sqlite3.Connection, tenant: str, device: str, from_ms: int, to_ms:
         scope,
     ).fetchall()
     deleted = 0
+    for run, incident in gone:
+        if cases.acts(db, tenant, device, run, incident):
+            deleted += cases.erase(db, tenant, device, run, incident, wall_ms=wall_ms, reason=reason)
     for table in ("incident_changes", "incidents"):
         for run, incident in gone:
             deleted += db.execute(
                 f"DELETE FROM {table} WHERE tenant = ? AND device = ? AND run = ? AND incident = ?",
                 (tenant, device, run, incident),
             ).rowcount
+    for run, incident in gone:
+        cases.on_incident(db, tenant, device, run, incident)
     deleted += db.execute(
         "DELETE FROM sightings WHERE tenant = ? AND wall_ms >= ? AND wall_ms < ? AND (device = ?"
         " OR sensor_id IN (SELECT sensor_id FROM device_tyres WHERE tenant = ? AND device = ?))",
@@ -191,7 +245,7 @@ def _add_change(db: sqlite3.Connection, place: tuple[str, str, bytes], change: C
     row = (
         *place, change.incident, change.seq, int(change.action), int(change.cause), change.confidence,
         change.sentence, json.dumps(change.evidence), change.wall_ms, change.since_ms, change.segment,
-        change.segment_hash, change.lat_deg, change.lon_deg,
+        change.segment_hash, change.lat_deg, change.lon_deg, change.unc_ms, change.source,
     )  # fmt: skip
     marks = ", ".join("?" * len(row))
     sql = f"INSERT OR IGNORE INTO incident_changes(tenant, device, run, {_CHANGE}) VALUES({marks})"
@@ -199,6 +253,11 @@ def _add_change(db: sqlite3.Connection, place: tuple[str, str, bytes], change: C
 
 
 def _refold(db: sqlite3.Connection, place: tuple[str, str, bytes], number: int) -> None:
+    _fold_row(db, place, number)
+    cases.on_incident(db, *place, number)
+
+
+def _fold_row(db: sqlite3.Connection, place: tuple[str, str, bytes], number: int) -> None:
     rows = db.execute(
         f"SELECT {_CHANGE} FROM incident_changes"
         " WHERE tenant = ? AND device = ? AND run = ? AND incident = ?",
@@ -209,7 +268,7 @@ def _refold(db: sqlite3.Connection, place: tuple[str, str, bytes], number: int) 
         *place, incident.incident, int(incident.cause), int(incident.open), incident.opened_ms,
         incident.since_ms, incident.updated_ms, incident.closed_ms, incident.confidence, incident.sentence,
         json.dumps(incident.evidence), incident.segment, incident.segment_hash, incident.seq,
-        incident.lat_deg, incident.lon_deg,
+        incident.lat_deg, incident.lon_deg, incident.unc_ms, incident.source,
     )  # fmt: skip
     marks = ", ".join("?" * len(row))
     db.execute(f"INSERT OR REPLACE INTO incidents(tenant, device, run, {_INCIDENT}) VALUES({marks})", row)
@@ -234,35 +293,17 @@ def _lines(text: str) -> tuple[EvidenceLine, ...]:
 
 
 def _change(row: tuple[Any, ...]) -> Change:
-    (
-        number,
-        seq,
-        action,
-        cause,
-        confidence,
-        sentence,
-        evidence,
-        wall_ms,
-        since_ms,
-        segment,
-        digest,
-        lat,
-        lon,
-    ) = row
-    return Change(
-        number, seq, Action(action), Cause(cause), confidence, sentence, _lines(evidence), wall_ms, since_ms,
-        segment, digest, lat, lon,
-    )  # fmt: skip
+    number, seq, action, cause, confidence, sentence, evidence, *rest = row
+    return Change(number, seq, Action(action), Cause(cause), confidence, sentence, _lines(evidence), *rest)
 
 
 def _incident(row: list[Any]) -> Incident:
     (
-        number, cause, is_open, opened, since, updated, closed, confidence, sentence, evidence, segment,
-        digest, seq, lat, lon,
+        number, cause, is_open, opened, since, updated, closed, confidence, sentence, evidence, *rest
     ) = row  # fmt: skip
     return Incident(
         number, Cause(cause), bool(is_open), opened, since, updated, closed, confidence, sentence,
-        _lines(evidence), segment, digest, seq, lat, lon,
+        _lines(evidence), *rest,
     )  # fmt: skip
 
 

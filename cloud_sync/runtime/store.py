@@ -91,16 +91,19 @@ CREATE TABLE IF NOT EXISTS quarantine(
 class Store:
     """One open store. `db` is in autocommit; every write goes through `transaction`."""
 
-    def __init__(self, path: Path, *, read_only: bool = False, create: bool = True) -> None:
-        """Open, creating it unless `read_only` or not `create`. Raises StoreError (StoreReadOnly where owner,
-        mode or mount are in the way); NotFound where there is none and none is created."""
+    def __init__(
+        self, path: Path, *, read_only: bool = False, create: bool = True, any_thread: bool = False
+    ) -> None:
+        """Open, creating it unless `read_only` or not `create`. With `any_thread` the caller sees to it that
+        one thread uses it at a time. Raises StoreError (StoreReadOnly where owner, mode or mount are in the
+        way); NotFound where there is none and none is created."""
         if (read_only or not create) and not path.is_file():
             raise NotFound(f"there is no store {path}: has the collector run with this folder?")
         self.path = path
         try:
             self.db = sqlite3.connect(
                 f"{path.absolute().as_uri()}?mode={'ro' if read_only else 'rwc' if create else 'rw'}",
-                uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None,
+                uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=not any_thread,
             )  # fmt: skip
             if not read_only:
                 self._prepare()

@@ -39,6 +39,7 @@ CREATE TABLE IF NOT EXISTS title_private(
   PRIMARY KEY(tenant, token, field)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS title_devices(
   tenant TEXT NOT NULL, device TEXT NOT NULL, token TEXT NOT NULL, PRIMARY KEY(tenant, device)) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS title_devices_token ON title_devices(tenant, token);
 CREATE TABLE IF NOT EXISTS device_tyres(
   tenant TEXT NOT NULL, device TEXT NOT NULL, sensor_id TEXT NOT NULL,
   PRIMARY KEY(tenant, device, sensor_id)) WITHOUT ROWID;

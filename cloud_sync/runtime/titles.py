@@ -23,7 +23,7 @@ from cloud_sync.ledger.contract import Role
 from cloud_sync.ledger.errors import Conflict, Refused, WrongState
 from cloud_sync.ledger.vin import Market
 from cloud_sync.projection import sensor_id
-from cloud_sync.runtime import projector, title_state
+from cloud_sync.runtime import fleet, projector, title_state
 from cloud_sync.runtime.collector_files import load_config, load_keys, make_clock
 from cloud_sync.runtime.store import Store, log_statement
 from cloud_sync.runtime.title_state import Committed, SqliteState, list_titles
@@ -55,6 +55,7 @@ def submit(
             with store.transaction() as db:
                 committed = title_state.apply(db, tenant, outcome, key)
                 log_statement(db, tenant, committed.statement)
+                fleet.add_feed(db, tenant, "title", "", str(committed.title["token"]), call.time_ms)
                 if also is not None:
                     also(db)
                 return committed
@@ -99,6 +100,7 @@ def bind(
         )
         statement = make_statement(BINDING, tenant, wall_ms, {1: bytes.fromhex(token), 2: device}, key)
         log_statement(db, tenant, statement)
+        fleet.add_feed(db, tenant, "title", device, token, wall_ms)
     return statement
 
 
