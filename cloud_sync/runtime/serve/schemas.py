@@ -300,7 +300,8 @@ class VehicleChange(Model):
     """What an operator writes on a vehicle's card."""
 
     name: str | None = Field(default=None, max_length=MAX_NAME_CHARS)
-    branch: BranchName | None = None
+    branch: BranchName | Literal[""] | None = None
+    """"" takes the vehicle out of its branch."""
     note: str | None = Field(default=None, max_length=MAX_NOTE_CHARS)
 
 
