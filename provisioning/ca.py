@@ -120,6 +120,96 @@ def issue_server(
     )
 
 
+def renew_issuing(root: Authority, authority: Authority, purpose: Purpose, until: datetime) -> Authority:
+    """The same issuing authority, same key and beginning, valid `until` then.
+
+    The key and the beginning stay so that everything it has ever issued still verifies. Raises
+    ProvisioningError where `until` shortens it.
+    """
+    old = authority.certificate
+    if until <= old.not_valid_after_utc:
+        raise ProvisioningError("renewal must end after the certificate that it replaces")
+    builder = _builder(
+        old.subject, root.certificate.subject, authority.key.public_key(),
+        Validity(old.not_valid_before_utc, until),
+    )  # fmt: skip
+    builder = _as_authority(builder, authority.key.public_key(), root.key.public_key(), path_length=0)
+    builder = builder.add_extension(x509.ExtendedKeyUsage(_AUTHORITY_USAGES[purpose]), critical=False)
+    return Authority(builder.sign(root.key, _SHA256), authority.key)
+
+
+@dataclass(frozen=True, slots=True)
+class Revoked:
+    """One line of a revocation list."""
+
+    serial: int
+    at: datetime
+    reason: x509.ReasonFlags
+
+
+def make_crl(
+    authority: Authority, revoked: Sequence[Revoked], number: int, validity: Validity
+) -> x509.CertificateRevocationList:
+    """The revocation list of `authority` (RFC 5280 section 5); `number` grows with every list."""
+    builder = (
+        x509.CertificateRevocationListBuilder()
+        .issuer_name(authority.certificate.subject)
+        .last_update(validity.not_before)
+        .next_update(validity.not_after)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.key.public_key()), critical=False
+        )
+        .add_extension(x509.CRLNumber(number), critical=False)
+    )
+    for one in revoked:
+        entry = x509.RevokedCertificateBuilder().serial_number(one.serial).revocation_date(one.at)
+        if one.reason is not x509.ReasonFlags.unspecified:  # RFC 5280 section 5.3.1: then it is left out
+            entry = entry.add_extension(x509.CRLReason(one.reason), critical=False)
+        builder = builder.add_revoked_certificate(entry.build())
+    return builder.sign(authority.key, _SHA256)
+
+
+def check_authority(
+    certificate: x509.Certificate, root: x509.Certificate, key: ec.EllipticCurvePrivateKey, purpose: Purpose
+) -> None:
+    """Raises IdentityError unless `certificate` is the issuing authority for `purpose` of this root and key.
+
+    Catches files that were swapped: another authority's, the other purpose's, another key's.
+    """
+    try:
+        certificate.verify_directly_issued_by(root)
+        usage = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+        basic = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
+    except InvalidSignature as error:
+        raise IdentityError("it was not issued by this root") from error
+    except (ValueError, TypeError, x509.ExtensionNotFound, x509.DuplicateExtension) as error:
+        raise IdentityError(f"it is no issuing authority of this root: {error}") from error
+    if not basic.ca or list(usage) != list(_AUTHORITY_USAGES[purpose]):
+        raise IdentityError(f"it is no authority for {purpose.value} certificates")
+    if certificate.public_key() != key.public_key():
+        raise IdentityError("its key is another one")
+
+
+def fingerprint(certificate: x509.Certificate) -> str:
+    """SHA-256 of the certificate, as people compare it: 16 groups of 4 hexadecimal digits."""
+    text = certificate.fingerprint(_SHA256).hex()
+    return " ".join(text[at : at + 4] for at in range(0, len(text), 4))
+
+
+def read_fingerprint(text: str) -> bytes:
+    """The 32 bytes of a fingerprint in any grouping (spaces, colons, hyphens). Raises IdentityError."""
+    packed = "".join(char for char in text if char not in " :-\t\n")
+    try:
+        found = bytes.fromhex(packed)
+    except ValueError as error:
+        raise IdentityError(
+            "the fingerprint is not hexadecimal: copy the 64 digits that `ca code` showed"
+        ) from error
+    if len(found) != 32:
+        raise IdentityError(f"a fingerprint has 64 hexadecimal digits, not {len(packed)}")
+    return found
+
+
 def verify_event_certificate(
     certificate: x509.Certificate, authority: x509.Certificate, at: datetime
 ) -> Identity:
