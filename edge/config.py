@@ -10,8 +10,10 @@ import hashlib
 import math
 import re
 import tomllib
-from dataclasses import dataclass
-from typing import Any, Final
+from dataclasses import MISSING, dataclass, fields
+from difflib import get_close_matches
+from functools import cache
+from typing import Annotated, Any, Final, get_args, get_type_hints
 
 from edge.errors import ConfigError
 from firmware_bridge.reading import Wheel
@@ -27,6 +29,10 @@ PROTOCOLS: Final = ("nmea", "board")
 CHIRPSTACK_TOPIC: Final = "application/+/device/+/event/up"
 """ChirpStack 4's own name for uplinks of all its applications."""
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
+KINDS: Final = ("vehicle", "roadside")
+CLOCK_KINDS: Final = ("live", "replay", "simulated")
+_TIMES: Final = (0.1, 86_400.0)
+"""Seconds; a day at most, so that a mistyped figure cannot silence a sensor."""
 MAX_PORTS: Final = 16
 """A node has a handful; more is a mistake, and each costs a task."""
 MAX_UNIX_PATH: Final = 107
@@ -34,120 +40,227 @@ MAX_UNIX_PATH: Final = 107
 
 
 @dataclass(frozen=True, slots=True)
+class Limit:
+    """What a setting may be and why its default is what it is: what `holdfast config explain` says."""
+
+    unit: str
+    """"" for a word, a name or a pure number."""
+    low: float
+    high: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A setting that is one of a few words."""
+
+    allowed: tuple[str, ...]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """A setting that is a name, a path or a flag."""
+
+    reason: str
+    example: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Node:
     """Who this node is; the event certificate must say the same."""
 
-    tenant: str
-    device: str
-    kind: str
-    """vehicle or roadside"""
+    tenant: Annotated[
+        str, Words("Whose node this is: 1 to 63 lower-case letters, digits and hyphens.", "fund-a")
+    ]
+    device: Annotated[
+        str, Words("Its name within the tenant: 1 to 63 lower-case letters, digits and hyphens.", "car-1")
+    ]
+    kind: Annotated[str, Choice(KINDS, "A vehicle has tyres and a region; a roadside node hears others.")] = (
+        "vehicle"
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class ClockConfig:
     """Where time comes from: the system, or the page of a scenario."""
 
-    source: str = "system"
-    kind: ClockKind = ClockKind.LIVE
-    page: str | None = None
-    epoch_wall_ns: int = 0
-    synced: bool = False
-    """The host's clock is disciplined by NTP; the configuration says so, nobody else knows."""
+    source: Annotated[
+        str, Choice(("system", "page"), "A page is the clock of a scenario: demo and tests.")
+    ] = "system"
+    kind: Annotated[ClockKind, Choice(CLOCK_KINDS, "A page is never live, and every segment says so.")] = (
+        ClockKind.LIVE
+    )
+    page: Annotated[str | None, Words("The file that the scenario writes; only with source = page.")] = None
+    epoch_wall_ns: Annotated[
+        int, Limit("ns", 0, 1 << 63, "Wall time of the page's zero since 1970-01-01T00:00:00Z.")
+    ] = 0
+    synced: Annotated[
+        bool, Words("The host's clock is disciplined by NTP; the configuration says so, nobody else knows.")
+    ] = False
 
 
 @dataclass(frozen=True, slots=True)
 class Port:
     """One serial port and what is at its other end."""
 
-    name: str
-    path: str
-    protocol: str
-    baud: int
+    name: Annotated[str, Words("Yours, each once; it stands in events and logs.", "gnss")]
+    path: Annotated[
+        str,
+        Words(
+            "The device; the links of /dev/holdfast keep their names over replugging.", "/dev/holdfast/gnss"
+        ),
+    ]
+    protocol: Annotated[str, Choice(PROTOCOLS, "nmea: a receiver; board: the MCU board.")]
+    baud: Annotated[int, Limit("bit/s", 300, 4_000_000, "What most receivers are delivered with.")] = 9600
 
 
 @dataclass(frozen=True, slots=True)
 class Fence:
     """The region the vehicle belongs in (for a roadside node: where the node stands)."""
 
-    lat_deg: float
-    lon_deg: float
-    radius_m: float
+    lat_deg: Annotated[float, Limit("degrees", -90, 90, "WGS-84 latitude of the middle.")]
+    lon_deg: Annotated[float, Limit("degrees", -180, 180, "WGS-84 longitude of the middle.")]
+    radius_m: Annotated[float, Limit("m", 1, 20_000_000, "20,000 km is the whole earth.")]
 
 
 @dataclass(frozen=True, slots=True)
 class UplinkConfig:
     """The broker of the tenant's collector."""
 
-    host: str
-    port: int
-    server_name: str
-    mqtt: str = "3.1.1"
-    """Protocol version, "3.1.1" or "5"; with 5 a broker can tell the largest packet it takes."""
+    host: Annotated[str, Words("Name or address of the broker.", "broker.example")]
+    port: Annotated[int, Limit("", 1, 65_535, "MQTT over TLS, as IANA has it.")] = 8883
+    server_name: Annotated[str, Words("The name in the broker's certificate; host unless given.")] = ""
+    mqtt: Annotated[
+        str,
+        Choice(("3.1.1", "5"), "Every broker speaks 3.1.1; with 5 one can tell the largest packet it takes."),
+    ] = "3.1.1"
 
 
 @dataclass(frozen=True, slots=True)
 class ChirpStack:
     """The MQTT integration of a LoRaWAN server near a roadside node."""
 
-    host: str
-    port: int = 1883
-    topic: str = CHIRPSTACK_TOPIC
+    host: Annotated[str, Words("Where its broker is; usually this machine.", "localhost")]
+    port: Annotated[int, Limit("", 1, 65_535, "MQTT without TLS, as IANA has it.")] = 1883
+    topic: Annotated[str, Words("ChirpStack 4's own name for uplinks of all its applications.")] = (
+        CHIRPSTACK_TOPIC
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class OutboxLimits:
     """How much is kept while no receipt comes."""
 
-    max_bytes: int = 128 << 20
-    """Live bytes of the database: three weeks at one event a second and 65 bytes an event."""
-    max_age_s: int = 90 * 86_400
-    """Telemetry older than this is dropped whole: nobody may need a three month old track unsent."""
-    keep_one_in: int = 4
-    """Thinning keeps one of so many telemetry segments; what is left still shows where the car was."""
+    max_bytes: Annotated[
+        int,
+        Limit(
+            "bytes",
+            1 << 18,
+            1 << 36,
+            "Live bytes of the database: three weeks at one event a second and 65 bytes an event.",
+        ),
+    ] = 128 << 20
+    max_age_s: Annotated[
+        int,
+        Limit(
+            "s",
+            3600,
+            10 * 366 * 86_400,
+            "Older telemetry is dropped whole: nobody may need a three month old track unsent.",
+        ),
+    ] = 90 * 86_400
+    keep_one_in: Annotated[
+        int,
+        Limit(
+            "",
+            2,
+            100,
+            "Thinning keeps one of so many telemetry segments; what is left still shows where the car was.",
+        ),
+    ] = 4
 
 
 @dataclass(frozen=True, slots=True)
 class EdgeLimits:
     """When what was read is accepted, and when it is sealed."""
 
-    commit_interval_s: float = 5.0
-    """The loss window: what a crash can cost at most. Stands in each heartbeat."""
-    seal_interval_s: float = 60.0
-    """Oldest unsealed event; a signature each second would cost 369 bytes an event instead of 211."""
-    log_level: str = "info"
-    acceptance_socket: str | None = None
-    """Unix stream socket that is told of each accepted event after its commit, one JSON line each."""
+    commit_interval_s: Annotated[
+        float,
+        Limit("s", 0.05, 300, "The loss window: what a crash can cost at most. Stands in each heartbeat."),
+    ] = 5.0
+    seal_interval_s: Annotated[
+        float,
+        Limit(
+            "s",
+            0.05,
+            3600,
+            "Oldest unsealed event; a signature each second would cost 369 bytes an event instead of 211.",
+        ),
+    ] = 60.0
+    log_level: Annotated[str, Choice(LOG_LEVELS, "What happened and what to do, without the chatter.")] = (
+        "info"
+    )
+    acceptance_socket: Annotated[
+        str | None,
+        Words("Unix stream socket that is told of each accepted event after its commit, one JSON line each."),
+    ] = None
 
 
 @dataclass(frozen=True, slots=True)
 class Telemetry:
     """How often what is written down while nothing is wrong. Incidents obey none of this."""
 
-    position_interval_s: float = 1.0
-    """Moving: as often as a receiver speaks."""
-    position_parked_s: float = 60.0
-    """Parked: shows that the receiver still works."""
-    moving_mps: float = 1.0
-    """Over ground; below it a receiver's noise looks like motion."""
-    coarse_deg: float = 0.01
-    """Grid of positions outside incidents, about 1 km: a track is personal data."""
-    tyre_kpa: float = 5.0
-    """Change of pressure worth an event: five times the resolution of common sensors."""
-    tyre_degc: float = 3.0
-    """Change of temperature worth an event: a tyre warms 20 degrees on a drive."""
-    tyre_interval_s: float = 300.0
-    """Each tyre at least this often while it is heard."""
-    vibration_interval_s: float = 10.0
-    vibration_parked_s: float = 60.0
-    supply_v: float = 0.5
-    """Change of supply worth an event: half the step between rest and charging."""
-    power_interval_s: float = 3600.0
-    refused_interval_s: float = 60.0
-    """Counts of refused input are summed up this long."""
-    heartbeat_s: float = 900.0
-    """Bounds the unknown tail after the last segment a collector has."""
-    sighting_interval_s: float = 60.0
-    """One event an id in this time: a parked car's sensors repeat themselves."""
+    position_interval_s: Annotated[float, Limit("s", *_TIMES, "Moving: as often as a receiver speaks.")] = 1.0
+    position_parked_s: Annotated[
+        float, Limit("s", *_TIMES, "Parked: shows that the receiver still works.")
+    ] = 60.0
+    moving_mps: Annotated[
+        float, Limit("m/s", 0.1, 20, "Over ground; below it a receiver's noise looks like motion.")
+    ] = 1.0
+    coarse_deg: Annotated[
+        float,
+        Limit(
+            "degrees", 1e-4, 1, "Grid of positions outside incidents, about 1 km: a track is personal data."
+        ),
+    ] = 0.01
+    tyre_kpa: Annotated[
+        float,
+        Limit(
+            "kPa", 1, 500, "Change of pressure worth an event: five times the resolution of common sensors."
+        ),
+    ] = 5.0
+    tyre_degc: Annotated[
+        float,
+        Limit(
+            "degrees C", 1, 100, "Change of temperature worth an event: a tyre warms 20 degrees on a drive."
+        ),
+    ] = 3.0
+    tyre_interval_s: Annotated[
+        float, Limit("s", *_TIMES, "Each tyre at least this often while it is heard.")
+    ] = 300.0
+    vibration_interval_s: Annotated[
+        float, Limit("s", *_TIMES, "Moving: six figures a minute show how a car rides.")
+    ] = 10.0
+    vibration_parked_s: Annotated[float, Limit("s", *_TIMES, "Parked: shows that the board still works.")] = (
+        60.0
+    )
+    supply_v: Annotated[
+        float,
+        Limit("V", 0.1, 30, "Change of supply worth an event: half the step between rest and charging."),
+    ] = 0.5
+    power_interval_s: Annotated[
+        float, Limit("s", *_TIMES, "The supply at least this often: a battery dies over days.")
+    ] = 3600.0
+    refused_interval_s: Annotated[
+        float, Limit("s", *_TIMES, "Counts of refused input are summed up this long.")
+    ] = 60.0
+    heartbeat_s: Annotated[
+        float, Limit("s", 1, 86_400, "Bounds the unknown tail after the last segment a collector has.")
+    ] = 900.0
+    sighting_interval_s: Annotated[
+        float, Limit("s", *_TIMES, "One event an id in this time: a parked car's sensors repeat themselves.")
+    ] = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +287,13 @@ class Config:
         return f"{self.state_dir}/{name}"
 
 
+@cache
+def rules(shape: type) -> dict[str, tuple[Any, Limit | Choice | Words]]:
+    """Type and rule of each setting of a dataclass of this module."""
+    hints = get_type_hints(shape, include_extras=True)
+    return {field.name: get_args(hints[field.name])[:2] for field in fields(shape)}
+
+
 class _Table:
     """One table of the file; remembers which keys were asked for, so that the rest can be refused."""
 
@@ -182,33 +302,42 @@ class _Table:
             raise ConfigError(f"[{name}] is not a table")
         self.name = name
         self._left: dict[str, Any] = dict(value)
+        self._known: list[str] = []
 
-    def take(self, key: str) -> Any:
-        return self._left.pop(key, None)
+    def take(self, key: str, default: object = None) -> Any:
+        self._known.append(key)
+        return self._left.pop(key, default)
 
     def text(self, key: str, default: str | None = None) -> str:
-        value = self._left.pop(key, default)
+        value = self.take(key, default)
         if not isinstance(value, str) or not value:
             raise ConfigError(f"[{self.name}] {key} must be a non-empty string")
         return value
 
     def optional(self, key: str) -> str | None:
-        return self.text(key) if key in self._left else None
+        if key in self._left:
+            return self.text(key)
+        self._known.append(key)
+        return None
 
     def choice(self, key: str, allowed: tuple[str, ...], default: str | None = None) -> str:
         value = self.text(key, default)
         if value not in allowed:
-            raise ConfigError(f"[{self.name}] {key} is {value!r}; it must be one of {', '.join(allowed)}")
+            near = get_close_matches(value, allowed, 1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise ConfigError(
+                f"[{self.name}] {key} is {value!r}; it must be one of {', '.join(allowed)}{hint}"
+            )
         return value
 
-    def integer(self, key: str, low: int, high: int, default: int | None = None) -> int:
-        value = self._left.pop(key, default)
+    def integer(self, key: str, low: float, high: float, default: int | None = None) -> int:
+        value = self.take(key, default)
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
             raise ConfigError(f"[{self.name}] {key} must be an integer from {low} to {high}, not {value!r}")
         return value
 
     def number(self, key: str, low: float, high: float, default: float | None = None) -> float:
-        value = self._left.pop(key, default)
+        value = self.take(key, default)
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise ConfigError(f"[{self.name}] {key} must be a number, not {value!r}")
         if not math.isfinite(value) or not low <= value <= high:
@@ -216,14 +345,34 @@ class _Table:
         return float(value)
 
     def flag(self, key: str, default: bool) -> bool:
-        value = self._left.pop(key, default)
+        value = self.take(key, default)
         if not isinstance(value, bool):
             raise ConfigError(f"[{self.name}] {key} must be true or false, not {value!r}")
         return value
 
+    def setting(self, key: str, shape: type, *, name: str | None = None, default: object = MISSING) -> Any:
+        """The setting `key` as the field `name` (or `key`) of the dataclass `shape` describes it."""
+        field = name or key
+        kind, rule = rules(shape)[field]
+        if default is MISSING:
+            default = next(f.default for f in fields(shape) if f.name == field)
+        given: Any = None if default is MISSING else default
+        if isinstance(rule, Limit):
+            take = self.integer if kind is int else self.number
+            return take(key, rule.low, rule.high, given)
+        if isinstance(rule, Choice):
+            return self.choice(key, rule.allowed, given)
+        return self.text(key, given)
+
     def done(self) -> None:
-        if self._left:
-            raise ConfigError(f"[{self.name}] does not know {', '.join(sorted(self._left))}")
+        """Refuse what nobody asked for, with the nearest name that exists."""
+        if not self._left:
+            return
+        said = []
+        for key in sorted(self._left):
+            near = get_close_matches(key, self._known, 1)
+            said.append(f"{key} (did you mean {near[0]}?)" if near else key)
+        raise ConfigError(f"[{self.name}] does not know {', '.join(said)}")
 
 
 def parse(text: str, *, base: str) -> Config:
@@ -270,8 +419,8 @@ def _check_socket(what: str, path: str) -> None:
 
 
 def _node(table: _Table) -> Node:
-    kind = table.choice("kind", ("vehicle", "roadside"), "vehicle")
-    node = Node(table.text("tenant"), table.text("device"), kind)
+    kind = table.setting("kind", Node)
+    node = Node(table.setting("tenant", Node), table.setting("device", Node), kind)
     for key, value in (("tenant", node.tenant), ("device", node.device)):
         if not NAME.fullmatch(value):
             raise ConfigError(f"[node] {key} {value!r}: 1 to 63 lower-case letters, digits and hyphens")
@@ -280,10 +429,10 @@ def _node(table: _Table) -> Node:
 
 
 def _clock(table: _Table, base: str) -> ClockConfig:
-    source = table.choice("source", ("system", "page"), "system")
-    kind = table.choice("kind", ("live", "replay", "simulated"), "live")
+    source = table.setting("source", ClockConfig)
+    kind = table.setting("kind", ClockConfig, default="live")
     page = table.optional("page")
-    epoch = table.integer("epoch_wall_ns", 0, 1 << 63, 0)
+    epoch = table.setting("epoch_wall_ns", ClockConfig)
     synced = table.flag("synced", source == "page")
     table.done()
     if source == "page" and page is None:
@@ -304,8 +453,8 @@ def _ports(items: object, base: str) -> tuple[Port, ...]:
     for item in items:
         table = _Table("port", item)
         port = Port(
-            table.text("name"), _absolute(base, table.text("path")), table.choice("protocol", PROTOCOLS),
-            table.integer("baud", 300, 4_000_000, 9600),
+            table.setting("name", Port), _absolute(base, table.setting("path", Port)),
+            table.setting("protocol", Port), table.setting("baud", Port),
         )  # fmt: skip
         table.done()
         if port.name in {other.name for other in ports}:
@@ -339,8 +488,9 @@ def _fence(value: object) -> Fence | None:
         return None
     table = _Table("fence", value)
     fence = Fence(
-        table.number("lat", -90, 90), table.number("lon", -180, 180), table.number("radius_m", 1, 20_000_000)
-    )
+        table.setting("lat", Fence, name="lat_deg"), table.setting("lon", Fence, name="lon_deg"),
+        table.setting("radius_m", Fence),
+    )  # fmt: skip
     table.done()
     return fence
 
@@ -349,10 +499,10 @@ def _uplink(value: object) -> UplinkConfig | None:
     if value is None:
         return None
     table = _Table("uplink", value)
-    host = table.text("host")
+    host = table.setting("host", UplinkConfig)
     uplink = UplinkConfig(
-        host, table.integer("port", 1, 65_535, 8883), table.text("server_name", host),
-        table.choice("mqtt", ("3.1.1", "5"), "3.1.1"),
+        host, table.setting("port", UplinkConfig), table.setting("server_name", UplinkConfig, default=host),
+        table.setting("mqtt", UplinkConfig),
     )  # fmt: skip
     table.done()
     return uplink
@@ -362,31 +512,25 @@ def _chirpstack(value: object) -> ChirpStack | None:
     if value is None:
         return None
     table = _Table("chirpstack", value)
-    chirpstack = ChirpStack(
-        table.text("host"), table.integer("port", 1, 65_535, 1883), table.text("topic", CHIRPSTACK_TOPIC)
-    )
+    chirpstack = ChirpStack(*(table.setting(key, ChirpStack) for key in ("host", "port", "topic")))
     table.done()
     return chirpstack
 
 
 def _outbox(table: _Table) -> OutboxLimits:
-    default = OutboxLimits()
     limits = OutboxLimits(
-        table.integer("max_bytes", 1 << 18, 1 << 36, default.max_bytes),
-        table.integer("max_age_s", 3600, 10 * 366 * 86_400, default.max_age_s),
-        table.integer("keep_one_in", 2, 100, default.keep_one_in),
+        **{field.name: table.setting(field.name, OutboxLimits) for field in fields(OutboxLimits)}
     )
     table.done()
     return limits
 
 
 def _edge(table: _Table, base: str) -> EdgeLimits:
-    default = EdgeLimits()
     acceptance = table.optional("acceptance_socket")
     limits = EdgeLimits(
-        commit_interval_s=table.number("commit_interval_s", 0.05, 300, default.commit_interval_s),
-        seal_interval_s=table.number("seal_interval_s", 0.05, 3600, default.seal_interval_s),
-        log_level=table.choice("log_level", LOG_LEVELS, default.log_level),
+        table.setting("commit_interval_s", EdgeLimits),
+        table.setting("seal_interval_s", EdgeLimits),
+        table.setting("log_level", EdgeLimits),
         acceptance_socket=None if acceptance is None else _absolute(base, acceptance),
     )
     table.done()
@@ -395,19 +539,7 @@ def _edge(table: _Table, base: str) -> EdgeLimits:
     return limits
 
 
-_TELEMETRY_RANGES: Final[dict[str, tuple[float, float]]] = {
-    "moving_mps": (0.1, 20), "coarse_deg": (1e-4, 1), "tyre_kpa": (1, 500), "tyre_degc": (1, 100),
-    "supply_v": (0.1, 30), "heartbeat_s": (1, 86_400),
-}  # fmt: skip
-_INTERVAL_RANGE: Final = (0.1, 86_400.0)
-"""Seconds; a day at most, so that a mistyped figure cannot silence a sensor."""
-
-
 def _telemetry(table: _Table) -> Telemetry:
-    default = Telemetry()
-    values = {
-        name: table.number(name, *_TELEMETRY_RANGES.get(name, _INTERVAL_RANGE), getattr(default, name))
-        for name in Telemetry.__dataclass_fields__
-    }
+    telemetry = Telemetry(**{field.name: table.setting(field.name, Telemetry) for field in fields(Telemetry)})
     table.done()
-    return Telemetry(**values)
+    return telemetry

@@ -12,6 +12,7 @@ import json
 import signal
 import time
 from collections.abc import Callable, Coroutine, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,7 +26,7 @@ from edge.receipt import verify_receipt
 from edge.runtime.committer import RETRY_S, Committer
 from edge.runtime.facts_server import FactsServer
 from edge.runtime.log import Log
-from edge.runtime.notify import Notify
+from edge.runtime.notify import Notify, Pulses
 from edge.runtime.outbox import Outbox
 from edge.runtime.process import rss_mb
 from edge.trust import Trust
@@ -39,6 +40,9 @@ TICK_S: Final = 0.05
 """Real time between looks at the clock: an alarm waits at most so long for its commit."""
 READY_S: Final = 3.0
 """Ports that were not even tried after this long do not hold up "ready"."""
+PORT_BUDGET_S: Final = 15.0
+"""A port's task looks up each second, or after its wait for a lost port; one that is not seen for so much
+longer hangs (a driver that never answers), and only a restart frees the port."""
 FACT_S: Final = 10.0
 """Longest that a fact waits for its commit; then its giver is told, and it may still be accepted."""
 AGE_EVERY_NS: Final = 3600 * NS
@@ -64,6 +68,8 @@ class Daemon:
         self._outbox = outbox
         self._log = log
         self._notify = Notify()
+        self._pulses = Pulses()
+        self._late: list[str] = []
         self._stop = asyncio.Event()
         self._receipts = 0
         self._receipt_ns: int | None = None
@@ -182,10 +188,25 @@ class Daemon:
         while True:
             self._tick_once()
             interval = self._notify.interval_s
-            if interval is not None and time.monotonic() - last_sign >= interval:
+            if interval is not None and time.monotonic() - last_sign >= interval and self._ports_live():
                 self._notify.tell("WATCHDOG=1")
                 last_sign = time.monotonic()
             await asyncio.sleep(TICK_S)
+
+    def _ports_live(self) -> bool:
+        """Whether every port's task keeps its budget; the manager ends a node whose ports hang."""
+        links = self._pipeline.links
+        late = self._pulses.late({name: link.backoff_s + PORT_BUDGET_S for name, link in links.items()})
+        if late != self._late:
+            self._late = late
+            if late:
+                self._log.say("port_task_hangs", level="error", ports=", ".join(late))
+        return not late
+
+    def _seen(self, name: str) -> Now:
+        """The time, asked by a port's task: it lives."""
+        self._pulses.beat(name)
+        return self.now()
 
     def _tick_once(self) -> None:
         now, figures = self.now(), self._outbox.figures
@@ -228,7 +249,8 @@ class Daemon:
     def _tasks(self, group: asyncio.TaskGroup, server: FactsServer) -> list[asyncio.Task[None]]:
         def port_task(name: str, path: str, baud: int) -> Coroutine[Any, Any, None]:
             link = self._pipeline.links[name]
-            return self._guard(f"port_{name}", lambda: run_port(path, baud, link, self.now, self.deliver))
+            now = partial(self._seen, name)
+            return self._guard(f"port_{name}", lambda: run_port(path, baud, link, now, self.deliver))
 
         sources = [port_task(port.name, port.path, port.baud) for port in self._config.ports]
         if self._config.chirpstack is not None:

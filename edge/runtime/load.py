@@ -11,6 +11,7 @@ from edge.config import Config, parse
 from edge.errors import ConfigError
 from firmware_bridge.runtime.clock import Clock, PageClock, SystemClock
 from firmware_bridge.wire import cose
+from provisioning.runtime.keystore import locate
 
 
 def load_config(path: Path) -> Config:
@@ -41,10 +42,10 @@ def open_clock(config: Config) -> Clock:
 
 
 def load_event_key(config: Config) -> cose.PrivateKey:
-    """The event key in `keys/event.key`. Raises ConfigError."""
-    path = config.path("keys/event.key")
+    """The event key: systemd's credential, or `keys/event.key`. Raises ConfigError."""
+    path = locate("event.key", Path(config.path("keys")))
     try:
-        key = load_pem_private_key(Path(path).read_bytes(), None)
+        key = load_pem_private_key(path.read_bytes(), None)
     except (OSError, ValueError, TypeError) as error:
         raise ConfigError(f"cannot read the event key {path} ({error}): enrol this node first") from error
     if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from edge.errors import ConfigError
+from provisioning.ca import Purpose
+from provisioning.runtime.keystore import pair
 
 REJECTED: Final = (
     "the broker may not accept this node's certificate keys/tls.crt (of another authority, expired or "
@@ -33,14 +35,16 @@ class NamedContext(ssl.SSLContext):
 def client_context(keys: Path, server_name: str | None) -> ssl.SSLContext:
     """TLS 1.2 or later with `tls.key`, `tls.crt` and `ca.crt` of the folder `keys`.
 
-    Raises ConfigError when one of them cannot be used.
+    A credential that systemd gave this process goes before the file. Raises ConfigError when one of them
+    cannot be used.
     """
     context = NamedContext(ssl.PROTOCOL_TLS_CLIENT)
     context.name = server_name
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     try:
         context.load_verify_locations(keys / "ca.crt")
-        context.load_cert_chain(keys / "tls.crt", keys / "tls.key")
+        key, certificate = pair(Purpose.TLS, keys)
+        context.load_cert_chain(certificate, key)
     except (OSError, ssl.SSLError) as error:
         raise ConfigError(
             f"the TLS keys in {keys} cannot be used ({error}): enrol this node first"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+import time
+from collections.abc import Callable
 
 
 class Notify:
@@ -27,3 +29,20 @@ class Notify:
                 out.sendto(state.encode(), self._address)
         except OSError:
             pass  # nobody to tell
+
+
+class Pulses:
+    """When each task that must not hang was last seen to run, in real time."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._seen: dict[str, float] = {}
+
+    def beat(self, task: str) -> None:
+        """`task` runs."""
+        self._seen[task] = self._clock()
+
+    def late(self, budgets_s: dict[str, float]) -> list[str]:
+        """The tasks that were not seen for longer than their budget; one never seen begins now."""
+        now = self._clock()
+        return [task for task, budget in budgets_s.items() if now - self._seen.setdefault(task, now) > budget]

@@ -31,6 +31,7 @@ from edge.runtime.jsonlog import log_json_lines
 from edge.runtime.load import load_config
 from edge.runtime.mqtt_client import Client, explained
 from edge.runtime.mqtt_tls import client_context
+from edge.runtime.notify import Notify
 from edge.runtime.outbox_reader import OutboxReader
 from edge.trust import Trust
 from edge.uplink import Row, Window
@@ -384,12 +385,23 @@ def run(config_path: Path) -> int:
         return EXIT_CONFIG
 
 
+async def _live(notify: Notify) -> None:
+    """Signs of life, from the loop that does all the work."""
+    while notify.interval_s is not None:
+        notify.tell("WATCHDOG=1")
+        await asyncio.sleep(notify.interval_s)
+
+
 async def _main(config: Config, trust: Trust) -> int:
-    uplink = Uplink(config, trust)
+    uplink, notify = Uplink(config, trust), Notify()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, uplink.stop.set)
     print(json.dumps({"ready": True}), flush=True)
+    notify.tell("READY=1")
+    living = asyncio.create_task(_live(notify))
     await uplink.run()
+    living.cancel()
+    notify.tell("STOPPING=1")
     _log.info(
         "stopped: %d segments sent, %d receipts brought to the edge", uplink.sent, uplink.receipts.delivered
     )
