@@ -19,6 +19,7 @@ from pathlib import Path
 
 import daily
 import ledgers
+import pages
 import paths
 import sensors
 import whole
@@ -33,6 +34,9 @@ MEASURES: dict[str, Callable[[Path], Iterator[Row]]] = {
     "log": ledgers.log,
     "titles": ledgers.titles,
     "day": daily.day,
+    "page": pages.page,
+    "live": pages.live,
+    "enrolments": pages.enrolments,
     "whole": whole.whole,
 }
 
