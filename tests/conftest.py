@@ -7,11 +7,13 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Final
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("HOLDFAST_SHARED", ROOT.parent / "shared"))
+REAL: Final = "real-data"
 _real = {"run": 0, "skipped": 0}
 
 
@@ -30,7 +32,7 @@ def shared_data(request: pytest.FixtureRequest) -> Callable[[str], Path]:
         nonlocal counted
         path = shared_path(relative)
         if not counted:
-            _real["run" if path else "skipped"] += 1
+            request.node.user_properties.append((REAL, "run" if path else "skipped"))
             counted = True
         if path is None:
             pytest.skip(f"real data {relative} is not here: set HOLDFAST_SHARED")
@@ -48,11 +50,19 @@ def short_dir() -> Iterator[Path]:
 
 
 @pytest.fixture
-def shared_drive() -> Path | None:
+def shared_drive(request: pytest.FixtureRequest) -> Path | None:
     """A real drive of half an hour where the shared data is; a scenario of ours serves elsewhere."""
     path = shared_path("gps/munich-gps.nmea")
-    _real["run" if path else "skipped"] += 1
+    request.node.user_properties.append((REAL, "run" if path else "skipped"))
     return path
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Count at the end of each test, in the one process that all reports come to."""
+    if report.when == "teardown":
+        for name, what in report.user_properties:
+            if name == REAL:
+                _real[str(what)] += 1
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

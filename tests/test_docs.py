@@ -25,7 +25,7 @@ COMMANDS = {point.name for point in importlib.metadata.entry_points(group="holdf
 SPAN = re.compile(r"`([^`\n]+)`")
 FOREIGN = {"SetApprovalForAll"}
 """Names of standards that a document says are left out."""
-CONFIGURATIONS = ("node.toml", "collector.toml", "broker.toml")
+CONFIGURATIONS = ("node.toml", "collector.toml", "broker.toml", "serve.toml", "ca.toml")
 SUFFIXES = ("py", "md", "cddl", "service", "rules", "sysusers", "tmpfiles", "toml")
 
 
@@ -160,7 +160,7 @@ def test_options_exist(file: Path) -> None:
         options = re.findall(r"(?<![\w-])--[a-z][a-z-]*", " ".join(demo or words))
         if words[0] == "make" and not demo:
             continue
-        if options and command[0] in ("title", "outbox") and len(words) > 2:
+        if options and command[0] in ("title", "outbox", "ca") and len(words) > 2:
             command.append(words[2])
         text = help_of(*command) if options else ""
         unknown += [f"{' '.join(command)} {option}" for option in options if option not in text]

@@ -71,6 +71,7 @@ def test_a_good_receipt_says_what_was_logged() -> None:
         (b"", "receipt:"),
         (b"\xd2" * 70_000, "at most"),
     ],
+    ids=range(17),  # the bytes hold fresh signatures: two processes would name the tests differently
 )  # fmt: skip
 def test_a_receipt_that_must_not_be_believed(data: bytes, why: str) -> None:
     with pytest.raises(ReceiptError, match=why):

@@ -18,6 +18,7 @@ PACKAGES = ("firmware_bridge", "models", "provisioning", "edge", "cloud_sync")
 
 COMMANDS = {
     "broker": "cloud_sync.__main__:broker",
+    "ca": "provisioning.__main__:ca",
     "collect": "cloud_sync.__main__:collect",
     "demo": "cloud_sync.__main__:demo",
     "edge": "edge.__main__:edge",
@@ -25,7 +26,9 @@ COMMANDS = {
     "evidence": "cloud_sync.__main__:evidence",
     "log": "cloud_sync.__main__:log",
     "outbox": "edge.__main__:outbox",
+    "provision": "provisioning.__main__:provision",
     "roadside": "edge.__main__:roadside",
+    "serve": "cloud_sync.__main__:serve",
     "status": "edge.__main__:status",
     "title": "cloud_sync.__main__:title",
     "uplink": "edge.__main__:uplink",

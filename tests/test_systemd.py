@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import configparser
-import importlib.metadata
+import os
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
 from dataclasses import fields
 from pathlib import Path
@@ -22,7 +23,6 @@ from provisioning.runtime.lab import ORIGIN, make_lab
 
 FOLDER = Path(__file__).resolve().parent.parent / "systemd"
 UNITS = sorted(FOLDER.glob("*.service"))
-COMMANDS = {point.name for point in importlib.metadata.entry_points(group="holdfast.commands")}
 INSTALLED = "/opt/holdfast/bin/holdfast"
 
 
@@ -42,55 +42,275 @@ def need(tool: str) -> str:
     return found
 
 
-def test_the_units_are_there() -> None:
-    assert [unit.stem for unit in UNITS] == ["holdfast-collector", "holdfast-edge", "holdfast-uplink"]
+NODE_DAEMONS = ("holdfast-edge", "holdfast-roadside", "holdfast-uplink")
+CLOUD_DAEMONS = ("holdfast-ca", "holdfast-collector", "holdfast-serve")
+RENEWAL = "holdfast-renew"
+NODE_FILES = {
+    *(f"usr/lib/systemd/system/{name}.service" for name in (*NODE_DAEMONS, RENEWAL)),
+    f"usr/lib/systemd/system/{RENEWAL}.timer",
+    "usr/lib/sysusers.d/holdfast-node.conf",
+    "usr/lib/tmpfiles.d/holdfast-node.conf",
+    "usr/lib/udev/rules.d/70-holdfast.rules",
+    "etc/holdfast/node.toml.example",
+    "etc/holdfast/credentials.conf.example",
+}
+CLOUD_FILES = {
+    *(f"usr/lib/systemd/system/{name}.service" for name in CLOUD_DAEMONS),
+    "usr/lib/sysusers.d/holdfast-cloud.conf",
+    "usr/lib/tmpfiles.d/holdfast-cloud.conf",
+    "etc/holdfast/collector.toml.example",
+    "etc/holdfast/serve.toml.example",
+}
+BOTH_FILES = {"usr/lib/systemd/system/holdfast.target", "usr/bin/holdfast"}
+ROLES = {
+    "node": NODE_FILES | BOTH_FILES,
+    "cloud": CLOUD_FILES | BOTH_FILES,
+    "all": NODE_FILES | CLOUD_FILES | BOTH_FILES,
+}
 
 
-@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.stem)
-def test_systemd_verifies_the_unit_in_silence(unit: Path, tmp_path: Path) -> None:
-    analyze = need("systemd-analyze")
-    copy = tmp_path / unit.name
-    copy.write_text(unit.read_text("utf-8").replace(INSTALLED, "/bin/true"), "utf-8")
-    result = subprocess.run(
-        [analyze, "verify", "--man=no", copy], capture_output=True, text=True, check=False
+def make(target: str, root: Path, **settings: object) -> subprocess.CompletedProcess[str]:
+    """`make install` or `make uninstall` in a staging root, without the environment."""
+    values = {"DESTDIR": root, "INSTALL_ENV": 0, **settings}
+    return subprocess.run(
+        ["make", "-s", "-C", FOLDER.parent, target, *(f"{name}={value}" for name, value in values.items())],
+        capture_output=True,
+        text=True,
+        check=False,
     )
+
+
+def installed(root: Path, **settings: object) -> None:
+    result = make("install", root, **settings)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def files(root: Path) -> set[str]:
+    """Every file and link below `root`."""
+    return {str(p.relative_to(root)) for p in root.rglob("*") if p.is_symlink() or not p.is_dir()}
+
+
+def analyze(*args: object) -> subprocess.CompletedProcess[str]:
+    tool = need("systemd-analyze")
+    return subprocess.run([tool, *map(str, args)], capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def rendered(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of units, installed for a PREFIX at which the program that they start exists."""
+    home = tmp_path_factory.mktemp("units")
+    program = home / "prefix" / "bin" / "holdfast"
+    program.parent.mkdir(parents=True)
+    program.write_text("#!/bin/sh\n", "utf-8")
+    program.chmod(0o755)
+    installed(home / "root", PREFIX=home / "prefix", ROLE="all")
+    return home / "root" / "usr/lib/systemd/system"
+
+
+def test_the_units_are_there() -> None:
+    assert [unit.stem for unit in UNITS] == sorted((*NODE_DAEMONS, *CLOUD_DAEMONS, RENEWAL))
+
+
+def test_systemd_verifies_all_units_in_silence(rendered: Path) -> None:
+    units = sorted(rendered.iterdir())
+    assert len(units) == len(UNITS) + 2  # the timer and the target
+    result = analyze("verify", "--man=no", *units)
     assert (result.returncode, result.stdout + result.stderr) == (0, "")
+
+
+def test_systemd_would_name_a_key_that_it_does_not_know(rendered: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "holdfast-edge.service"
+    copy.write_text((rendered / copy.name).read_text("utf-8") + "\n[Service]\nWatchdogSecs=3\n", "utf-8")
+    assert "WatchdogSecs" in analyze("verify", "--man=no", copy).stderr
+
+
+@pytest.mark.parametrize(("names", "most"), [(NODE_DAEMONS, 17), (CLOUD_DAEMONS, 17), ((RENEWAL,), 22)])
+def test_exposure_stays_below_its_bound(rendered: Path, names: tuple[str, ...], most: int) -> None:
+    """In tenths. Only the renewal is root, to reload the edge, and with three capabilities."""
+    for name in names:
+        result = analyze("security", "--offline=true", f"--threshold={most}", rendered / f"{name}.service")
+        assert result.returncode == 0, result.stdout[-200:] + result.stderr
+
+
+def test_an_unconfined_unit_is_above_the_bound(tmp_path: Path) -> None:
+    unit = tmp_path / "bare.service"
+    unit.write_text("[Service]\nExecStart=/bin/true\n", "utf-8")
+    assert analyze("security", "--offline=true", "--threshold=17", unit).returncode == 1
 
 
 @pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.stem)
 def test_what_the_unit_starts_exists(unit: Path) -> None:
-    service = Unit(unit)["Service"]
-    program, command, option, _file = service["ExecStart"].split()
-    assert (program, option) == (INSTALLED, "--config")
-    assert command in COMMANDS
-
-
-@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.stem)
-def test_the_unit_runs_confined_as_a_user_that_sysusers_makes(unit: Path) -> None:
-    service = Unit(unit)["Service"]
-    users = re.findall(r"^u (\S+)", (FOLDER / "holdfast.sysusers").read_text("utf-8"), re.MULTILINE)
-    assert service["User"] in users
-    assert (service["CapabilityBoundingSet"], service["NoNewPrivileges"]) == ("", "yes")
-    assert (service["ProtectSystem"], service["Restart"]) == ("strict", "always")
-
-
-def test_only_the_edge_claims_to_notify_and_only_it_sees_devices() -> None:
-    services = {unit.stem: Unit(unit)["Service"] for unit in UNITS}
-    assert {name for name, service in services.items() if service["Type"] == "notify"} == {"holdfast-edge"}
-    assert services["holdfast-edge"]["IPAddressDeny"] == "any"
-    assert services["holdfast-edge"]["User"] == services["holdfast-uplink"]["User"]
-    assert all("PrivateDevices" in services[name] for name in ("holdfast-uplink", "holdfast-collector"))
-
-
-def test_sysusers_reads_its_file() -> None:
+    program, *words = Unit(unit)["Service"]["ExecStart"].split()
+    assert program == INSTALLED
     result = subprocess.run(
-        [need("systemd-sysusers"), "--dry-run", FOLDER / "holdfast.sysusers"],
+        [
+            Path(sys.executable).parent / "holdfast",
+            *(w for w in words if "/" not in w and w[0] != "-"),
+            "--help",
+        ],
         capture_output=True,
         text=True,
         check=False,
     )
     assert result.returncode == 0, result.stderr
-    assert "Unknown" not in result.stderr
+    assert all(word in result.stdout for word in words if word.startswith("--"))
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.stem)
+def test_the_unit_runs_confined_as_a_user_that_sysusers_makes(unit: Path) -> None:
+    service = Unit(unit)["Service"]
+    assert (service["NoNewPrivileges"], service["ProtectSystem"]) == ("yes", "strict")
+    assert (service["UMask"], service["LimitCORE"]) == ("0077", "0")
+    if unit.stem == RENEWAL:
+        assert "User" not in service
+        return
+    part = "node" if unit.stem in NODE_DAEMONS else "cloud"
+    text = (FOLDER / f"holdfast-{part}.sysusers").read_text("utf-8")
+    assert service["User"] in re.findall(r"^u (\S+)", text, re.MULTILINE)
+    assert (service["CapabilityBoundingSet"], service["Restart"]) == ("", "always")
+
+
+def test_who_notifies_is_watched_and_only_the_edge_sees_devices() -> None:
+    services = {unit.stem: Unit(unit)["Service"] for unit in UNITS}
+    watched = {*NODE_DAEMONS, "holdfast-collector", "holdfast-serve"}
+    assert {name for name, service in services.items() if service["Type"] == "notify"} == watched
+    assert {name for name, service in services.items() if "WatchdogSec" in service} == watched
+    for name in ("holdfast-edge", "holdfast-roadside"):
+        assert services[name]["IPAddressDeny"] == "any"
+        assert services[name]["DevicePolicy"] == "closed"
+        assert services[name]["ExecReload"] == "/bin/kill -HUP $MAINPID"
+        assert services[name]["User"] == services["holdfast-uplink"]["User"]
+    assert {name for name in services if "PrivateDevices" not in services[name]} == set(NODE_DAEMONS[:2])
+
+
+def test_edge_and_roadside_differ_in_their_command_alone() -> None:
+    def lines(name: str) -> set[str]:
+        return set((FOLDER / f"{name}.service").read_text("utf-8").splitlines())
+
+    differ = lines("holdfast-edge") ^ lines("holdfast-roadside")
+    assert {line.split("=")[0] for line in differ} == {"Description", "Conflicts", "ExecStart"}
+    assert Unit(FOLDER / "holdfast-roadside.service")["Unit"]["Conflicts"] == "holdfast-edge.service"
+
+
+def test_every_unit_belongs_to_the_target_and_starts_only_when_it_is_set_up() -> None:
+    for file in (*UNITS, FOLDER / f"{RENEWAL}.timer"):
+        unit = Unit(file)
+        if file.stem != RENEWAL or file.suffix == ".timer":
+            assert unit["Unit"]["PartOf"] == "holdfast.target", file.name
+            assert unit["Install"]["WantedBy"] == "holdfast.target", file.name
+        if file.suffix == ".service":
+            assert unit["Unit"]["ConditionPathExists"].startswith(("/etc/holdfast/", "/var/lib/holdfast"))
+
+
+def test_renewal_is_daily_spread_and_caught_up() -> None:
+    timer = Unit(FOLDER / f"{RENEWAL}.timer")["Timer"]
+    assert (timer["OnCalendar"], timer["Persistent"], timer["RandomizedDelaySec"]) == ("daily", "yes", "6h")
+    result = analyze("calendar", timer["OnCalendar"])
+    assert result.returncode == 0 and "Next elapse" in result.stdout
+
+
+@pytest.mark.parametrize("part", ["node", "cloud"])
+def test_sysusers_and_tmpfiles_read_their_files(part: str, tmp_path: Path) -> None:
+    users = subprocess.run(
+        [need("systemd-sysusers"), "--dry-run", FOLDER / f"holdfast-{part}.sysusers"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert users.returncode == 0, users.stderr
+    assert "Unknown" not in users.stderr
+    text = (FOLDER / f"holdfast-{part}.tmpfiles").read_text("utf-8")
+    mine = re.sub(r"(?<= )(holdfast\S*|root)(?= )", "-", text)  # the users are not on this machine
+    (tmp_path / "t.conf").write_text(mine, "utf-8")
+    (tmp_path / "root").mkdir()
+    made = subprocess.run(
+        [need("systemd-tmpfiles"), "--create", f"--root={tmp_path / 'root'}", tmp_path / "t.conf"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (made.returncode, made.stderr) == (0, "")
+    for kind, path, mode in re.findall(r"^([dz]) (\S+) (\d+)", text, re.MULTILINE):
+        if kind == "d":
+            assert (tmp_path / "root" / path.lstrip("/")).stat().st_mode & 0o7777 == int(mode, 8)
+
+
+# --- make install ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_install_puts_exactly_its_files_and_uninstall_takes_them(role: str, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    installed(root, ROLE=role)
+    manifest = "opt/holdfast/install-manifest"
+    assert files(root) == {*ROLES[role], manifest}
+    assert {line[1:] for line in (root / manifest).read_text("utf-8").splitlines()} == ROLES[role]
+    assert os.readlink(root / "usr/bin/holdfast") == INSTALLED
+    result = make("uninstall", root)
+    assert result.returncode == 0, result.stderr
+    assert [*root.rglob("*")] == []
+
+
+def test_the_installed_path_stands_in_the_units(tmp_path: Path) -> None:
+    installed(tmp_path, PREFIX="/srv/hf")
+    assert os.readlink(tmp_path / "usr/bin/holdfast") == "/srv/hf/bin/holdfast"
+    for name in (*NODE_DAEMONS, RENEWAL):
+        text = (tmp_path / f"usr/lib/systemd/system/{name}.service").read_text("utf-8")
+        assert "ExecStart=/srv/hf/bin/holdfast " in text and "/opt/holdfast" not in text
+    assert make("uninstall", tmp_path, PREFIX="/srv/hf").returncode == 0
+    assert [*tmp_path.rglob("*")] == []
+
+
+def test_configuration_and_data_outlive_both(tmp_path: Path) -> None:
+    kept = {"etc/holdfast/node.toml": "mine", "etc/holdfast/node.toml.example": "edited by hand",
+            "var/lib/holdfast/outbox.db": "events", "opt/holdfast/notes": "a person's"}  # fmt: skip
+    for name, text in kept.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text, "utf-8")
+    for _ in range(2):  # a second installation is an upgrade
+        installed(tmp_path, ROLE="node")
+    installed(tmp_path, ROLE="cloud")  # and what the first role put there is still ours
+    assert make("uninstall", tmp_path).returncode == 0
+    assert {name: (tmp_path / name).read_text("utf-8") for name in files(tmp_path)} == kept
+
+
+def test_an_environment_in_a_staging_root_works_at_its_place_and_is_removed(tmp_path: Path) -> None:
+    env = tmp_path / "opt/holdfast"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", env], check=True)
+    script = env / "bin/holdfast"
+    script.write_text(f"#!{env}/bin/python\nprint('here')\n", "utf-8")
+    script.chmod(0o755)
+    installed(tmp_path)
+    texts = [file for file in env.rglob("*") if file.is_file() and not file.is_symlink()]
+    assert [file.name for file in texts if str(tmp_path) in file.read_text("utf-8", "replace")] == []
+    assert script.read_text("utf-8").startswith("#!/opt/holdfast/bin/python\n")
+    assert {"opt/holdfast/bin/python", "opt/holdfast/pyvenv.cfg"} < files(tmp_path)
+    assert make("uninstall", tmp_path).returncode == 0
+    assert [*tmp_path.rglob("*")] == []
+
+
+def test_a_file_of_another_at_our_command_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "usr/bin").mkdir(parents=True)
+    (tmp_path / "usr/bin/holdfast").write_text("another's", "utf-8")
+    result = make("install", tmp_path)
+    assert result.returncode == 0 and "another's file" in result.stderr
+    make("uninstall", tmp_path)
+    assert files(tmp_path) == {"usr/bin/holdfast"}
+
+
+@pytest.mark.parametrize(
+    "settings", [{"ROLE": "edge"}, {"PREFIX": "opt"}, {"PREFIX": "/"}, {"PREFIX": "/a|b"}, {"DESTDIR": "rel"}]
+)
+def test_what_cannot_be_meant_is_refused_and_nothing_is_written(
+    tmp_path: Path, settings: dict[str, str]
+) -> None:
+    result = make("install", tmp_path / "root", **settings)
+    assert result.returncode == 2 and "install: " in result.stderr
+    assert not (tmp_path / "root").exists()
+
+
+def test_uninstall_of_nothing_says_so(tmp_path: Path) -> None:
+    result = make("uninstall", tmp_path)
+    assert result.returncode == 2 and "nothing of Holdfast is installed" in result.stderr
+
+
+# --- udev and examples -------------------------------------------------------------------------------
 
 
 def test_udev_rules_jump_to_a_label_that_exists() -> None:
