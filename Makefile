@@ -12,12 +12,21 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input -q
 DEMO_ARGS ?=
 # Options for pytest, e.g. PYTEST_ARGS="tests/test_cli.py -x".
 PYTEST_ARGS ?=
+# How many test processes; 0 runs them in this one (for a debugger).
+TEST_WORKERS ?= 2
 # HOLDFAST_APT=0 keeps `make test` from installing Debian packages.
 HOLDFAST_APT ?= 1
-DEBIAN_PACKAGES := mosquitto
+DEBIAN_PACKAGES := mosquitto chromium systemd
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench docs-check lock packages node-install clean
+# What `make install` makes, and where.
+ROLE ?= node
+PREFIX ?= /opt/holdfast
+DESTDIR ?=
+INSTALL_ENV ?= 1
+PROFILE ?= node
+
+.PHONY: help demo test lint bench docs-check lock packages node-install install uninstall clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -26,7 +35,7 @@ demo: $(VENV)/.project ## the main job, end to end, on this machine (DEMO_ARGS="
 	@$(BIN)/holdfast demo $(DEMO_ARGS)
 
 test: $(VENV)/.dev packages lint ## lint and all tests; the count of tests closes the output
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 lint: $(VENV)/.dev ## ruff, mypy --strict, import contracts
 	@$(BIN)/ruff check .
@@ -78,13 +87,26 @@ packages:
 
 node-install: $(VENV)/.project ## what a node gets, in an environment of its own (DEST=/opt/holdfast, VALUE=1 adds on-node valuation)
 	@[ -n "$(DEST)" ] || { echo "Say where: make node-install DEST=/opt/holdfast"; exit 2; }
-	@rm -rf build/node && mkdir -p build/node
-	@HOLDFAST_PROFILE=node $(PIP) wheel --no-deps --no-build-isolation -w build/node .
+	@rm -rf build/$(PROFILE) build/lib build/bdist.* && mkdir -p build/$(PROFILE)
+	@HOLDFAST_PROFILE=$(PROFILE) $(PIP) wheel --no-deps --no-build-isolation -w build/$(PROFILE) .
+	@rm -rf *.egg-info
 	@$(PYTHON) -m venv --without-pip $(DEST)
-	@$(PIP) --python $(DEST)/bin/python install --require-hashes -r requirements/$(if $(VALUE),value,node).txt
-	@$(PIP) --python $(DEST)/bin/python install --no-deps --force-reinstall build/node/holdfast-*.whl
+	@$(PIP) --python $(DEST)/bin/python install --require-hashes -r requirements/$(if $(filter full,$(PROFILE)),cloud,$(if $(VALUE),value,node)).txt
+	@$(PIP) --python $(DEST)/bin/python install --no-deps --force-reinstall build/$(PROFILE)/holdfast-*.whl
 	@# Libraries ship their own tests (numpy alone 17 MB); a node has no use for them.
 	@find $(DEST)/lib -name tests -type d -path '*/site-packages/*' -prune -exec rm -rf {} +
+
+# DESTDIR: a staging root, in which nothing is started and no user made. INSTALL_ENV=0 leaves the environment out.
+install: ## a supervised node or cloud: environment, units, users (ROLE=node, cloud or all; PREFIX, DESTDIR)
+ifneq ($(INSTALL_ENV),0)
+	@$(PYTHON) -c 'import os, sys; sys.exit(os.path.realpath(sys._base_executable).split("/")[1] in ("root", "home"))' || { \
+	  echo "'$(PYTHON)' lies in somebody's home, which the units cannot read: make $(MAKECMDGOALS) PYTHON=/usr/bin/python3"; exit 2; }
+	@$(MAKE) --no-print-directory node-install DEST=$(DESTDIR)$(PREFIX) PROFILE=$(if $(filter node,$(ROLE)),node,full)
+endif
+	@DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' ROLE='$(ROLE)' sh systemd/install.sh install
+
+uninstall: ## remove what `make install` installed; configuration, keys and data stay
+	@DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' sh systemd/install.sh uninstall
 
 # --- locks -----------------------------------------------------------------------------------------
 
