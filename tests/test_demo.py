@@ -17,6 +17,7 @@ import pytest
 from cloud_sync.runtime import demo_folders, demo_report
 from cloud_sync.runtime.children import Usage
 from cloud_sync.runtime.demo_config import ROADSIDE, VEHICLE, Layout
+from cloud_sync.runtime.demo_page import Entrance
 from cloud_sync.runtime.demo_report import Collected
 
 pytestmark = pytest.mark.timeout(300)
@@ -69,8 +70,10 @@ def assert_the_document_is_whole(d: dict[str, Any]) -> None:
     """What scripts rely on; keys may be added, none may go."""
     assert set(d) >= {
         "ok", "checks", "bytes", "readings", "gaps_s", "fix_gaps_s", "events", "segments", "receipts", "log",
-        "incidents", "titles", "processes", "evidence",
+        "incidents", "titles", "processes", "evidence", "page",
     }  # fmt: skip
+    assert set(d["page"]) >= {"url", "name", "password", "open"} and d["page"]["url"].startswith("http://127")
+    assert "page_shows_it" in {check["name"] for check in d["checks"]}
     assert all(set(check) == {"name", "ok", "detail"} for check in d["checks"]) and len(d["checks"]) >= 10
     assert set(d["readings"]) >= {"position", "position_valid", "position_estimated", "position_void"}
     assert set(d["log"]) >= {"origin", "size", "root", "verified"}
@@ -209,6 +212,16 @@ def test_a_signal_ends_every_process_and_leaves_no_key(
 # --- the checks themselves can fail -------------------------------------------------------------------
 
 
+RUN = "07" * 16
+ROW = {"id": f"{VEHICLE}.{RUN}.1", "clock": "simulated", "device_open": True}
+SEEN: dict[str, Any] = {
+    "incidents": [ROW],
+    "vehicles": [{"device": node, "clock": "simulated"} for node in (VEHICLE, ROADSIDE)],
+    "stories": [{"incident": ROW, "next": [{"code": "next.call", "params": {}}]}],
+}
+"""What the page shows of one true tow."""
+
+
 def collected(folder: Path, **changes: Any) -> Collected:
     """What a good run of one true tow leaves behind, changed."""
     state = {
@@ -226,6 +239,8 @@ def collected(folder: Path, **changes: Any) -> Collected:
         "usages": [Usage(f"{VEHICLE}-edge", 60.0, 1.0)],
         "layout": Layout(folder),
         "replay": None,
+        "entrance": Entrance("http://127.0.0.1:1", "demo", "four unrelated words"),
+        "seen": SEEN,
     }
     return Collected(**{**good, **changes})
 
@@ -234,10 +249,19 @@ LATE, BEFORE_IT_BEGAN = "1970-01-01T01:00:00+00:00", "1970-01-01T00:01:00+00:00"
 GOOD_REPORT = {"exit_code": 0, "complete": True, "events": 5, "segments": 1}
 TOW = {
     "device": VEHICLE,
+    "run": RUN,
+    "incident": 1,
     "cause": "moved_without_wheels",
     "opened_at": "1970-01-01T00:02:30+00:00",
     "sentence": "x",
 }
+
+
+def shown(incidents: list[dict[str, Any]]) -> dict[str, Any]:
+    """What a page that shows these incidents gave to the visitor."""
+    items = [{**ROW, "id": f"{one['device']}.{one['run']}.{one['incident']}"} for one in incidents]
+    stories = [{"incident": item, "next": SEEN["stories"][0]["next"]} for item in items]
+    return {"seen": {**SEEN, "incidents": items, "stories": stories}}
 
 
 def rows(
@@ -254,6 +278,7 @@ def rows(
     demo_report._check_log(checks, {"verified": log_verified, "size": 3}, refused or [])
     demo_report._check_incidents(checks, run, demo_report._incidents(run, incidents))
     demo_report._check_title(checks, run, [{"state": state} for state in titles])
+    demo_report._check_page(checks, run.seen, incidents)
     demo_report._check_processes(checks, run.usages)
     return {row["name"]: row["ok"] for row in checks.rows}
 
@@ -283,7 +308,7 @@ def test_a_good_run_passes_every_check(tmp_path: Path) -> None:
         ("found_moved_without_wheels", {}, {}, [], ["ALERT"]),
         ("found_moved_without_wheels", {}, {}, [{**TOW, "opened_at": LATE}], ["ALERT"]),
         ("found_moved_without_wheels", {}, {}, [{**TOW, "opened_at": BEFORE_IT_BEGAN}], ["ALERT"]),
-        ("no_false_incident", {}, {}, [TOW, {**TOW, "cause": "jammed"}], ["ALERT"]),
+        ("no_false_incident", {}, {}, [TOW, {**TOW, "incident": 2, "cause": "jammed"}], ["ALERT"]),
         ("title", {}, {}, [TOW], ["PLEDGED"]),
         ("edge_memory", {"usages": [Usage(f"{VEHICLE}-edge", 80.5, 1.0)]}, {}, [TOW], ["ALERT"]),
         ("edge_memory", {"usages": []}, {}, [TOW], ["ALERT"]),
@@ -293,8 +318,34 @@ def test_each_check_of_the_run_can_fail(
     tmp_path: Path, name: str, changes: dict[str, Any], reports: dict[str, Any],
     incidents: list[dict[str, Any]], titles: list[str],
 ) -> None:  # fmt: skip
-    result = rows(collected(tmp_path, **changes), both(**reports), incidents, titles)
+    result = rows(collected(tmp_path, **shown(incidents), **changes), both(**reports), incidents, titles)
     assert [key for key, ok in result.items() if not ok] == [name]
+
+
+@pytest.mark.parametrize(
+    "seen",
+    [
+        {"incidents": []},
+        {"incidents": [{**ROW, "id": f"{VEHICLE}.{RUN}.2"}]},
+        {"incidents": [{**ROW, "clock": "live"}]},
+        {"vehicles": SEEN["vehicles"][:1]},
+        {"vehicles": [{**one, "clock": "live"} for one in SEEN["vehicles"]]},
+        {"stories": [{"incident": ROW, "next": []}]},
+    ],
+)
+def test_a_page_that_shows_less_or_other_than_the_log_fails_the_demo(
+    tmp_path: Path, seen: dict[str, Any]
+) -> None:
+    result = rows(collected(tmp_path, seen={**SEEN, **seen}), both(), [TOW], ["ALERT"])
+    assert failing(result) == ["page_shows_it"]
+
+
+def test_a_page_that_cannot_be_left_open_fails_the_demo() -> None:
+    result = demo_report.Result({"ok": True, "checks": [], "page": {"open": False}})
+    result.page_left_open({"url": "http://127.0.0.1:1", "pids": {"page": 1}})
+    assert result.ok and result.document["page"]["open"] is True
+    result.page_left_open(None)
+    assert not result.ok and [row["name"] for row in failed(result.document)] == ["page_left_open"]
 
 
 def failing(result: dict[str, bool]) -> list[str]:
