@@ -73,7 +73,7 @@ def test_the_installed_commands_are_those_of_the_project() -> None:
 
 
 def test_the_extras() -> None:
-    assert set(PROJECT["optional-dependencies"]) == {"value", "cloud", "dev"}
+    assert set(PROJECT["optional-dependencies"]) == {"value", "cloud", "train", "dev"}
 
 
 @pytest.mark.parametrize("module", sorted(SEAMS))
