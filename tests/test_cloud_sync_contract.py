@@ -20,7 +20,7 @@ from cloud_sync.ledger import contract
 from cloud_sync.ledger.contract import CURE_MS, DAY_MS, FUNCTIONS, GRACE_MS
 from cloud_sync.ledger.engine import Call, MemoryState, simulate
 from cloud_sync.ledger.errors import NotAllowed, Refused, WrongState
-from cloud_sync.runtime import title_state, titles
+from cloud_sync.runtime import fleet, title_state, titles
 from cloud_sync.runtime.store import Store
 
 Submit = Callable[[Call], bytes]
@@ -47,6 +47,7 @@ def sqlite_engine(folder: Path) -> Submit:
     store = Store(folder / "store.db")
     with store.transaction() as db:
         title_state.migrate(db)
+        fleet.migrate(db)
 
     def submit(call: Call) -> bytes:
         if not FUNCTIONS[call.function].writes:
