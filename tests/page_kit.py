@@ -43,6 +43,7 @@ from cloud_sync.runtime.titles import Desk
 from edge import segment as sg
 from edge.event import Event, Key, Kind
 from firmware_bridge.wire.signals import Sig, quantise
+from firmware_bridge.wire.stamp import ClockKind
 from models.verdict import Action, Cause
 
 CHROMIUM: Final = Path("/usr/bin/chromium")
@@ -54,6 +55,9 @@ NOW_MS: Final = START_MS + 14 * DAY
 EVIL: Final = "<img src=x onerror=\"document.title='owned'\"><b>Bold</b>"
 """Name of a car: must show up as exactly this text."""
 EVIL_DEVICE: Final = "van-html"
+PLAIN: Final = ("van-9", ("Loan car 9", "South", ""))
+"""What stands in its place in pictures: device and card."""
+ALL_KINDS: Final = ("live", "replay", "simulated")
 DESKTOP: Final = {"width": 1280, "height": 800}
 PHONE: Final = {"width": 390, "height": 844}
 SETTLE_MS: Final = 10_000
@@ -97,10 +101,10 @@ OPENED: Final = (
 )
 SILENT: Final = (
     (
-        "The board at board has been silent for 45 min, 15 min were announced; nothing announced it and the "
-        "port is in order."
+        "The board at rear-axle has been silent for 45 min, 15 min were announced; nothing announced it and "
+        "the port is in order."
     ),
-    (("radio", "the board at board has been silent for 45 min, 15 min were announced"),),
+    (("radio", "the board at rear-axle has been silent for 45 min, 15 min were announced"),),
 )
 SAID: Final = {
     Cause.MOVED_WITHOUT_WHEELS: TOW, Cause.JAMMED: JAM, Cause.LEFT_REGION: FENCE,
@@ -138,10 +142,26 @@ class World:
     """Id of an open incident of car-1."""
     far: str = ""
     """Id of an incident of the other tenant."""
+    pictured: bool = False
+    """Made for pictures: the car whose name is HTML is left out."""
+    opened: dict[str, str] = field(default_factory=dict)
+    """Device -> id of its first incident."""
     _numbers: dict[str, int] = field(default_factory=dict)
     _stop: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
     # -- devices ---------------------------------------------------------------------------------------
+
+    @property
+    def cards(self) -> dict[str, tuple[str, str, str]]:
+        """Device -> name, branch and note of its card."""
+        if not self.pictured:
+            return CARDS
+        return {**{name: card for name, card in CARDS.items() if name != EVIL_DEVICE}, PLAIN[0]: PLAIN[1]}
+
+    @property
+    def last(self) -> str:
+        """The car whose name is HTML, or what stands in its place."""
+        return PLAIN[0] if self.pictured else EVIL_DEVICE
 
     def device(self, name: str) -> Device:
         return self.kit.devices[name]
@@ -213,7 +233,18 @@ class World:
         number = self._numbers.get(name, 0) + 1
         self._numbers[name] = number
         self.seal(name, self.claim(name, cause, number=number, **options))
-        return f"{name}.{one.run.hex()}.{number}"
+        id_ = f"{name}.{one.run.hex()}.{number}"
+        self.opened.setdefault(name, id_)
+        return id_
+
+    def unreal(self, kind: ClockKind) -> str:
+        """A device that replays or simulates is heard for the first time, with an incident; its id."""
+        name = f"{kind.name.lower()}-1"
+        one = self.kit.devices[name] = add_device(self.kit.kit, TENANT, name)
+        one.run, one.clock = bytes([0x70 + kind]) * 16, kind
+        one.wall_ms = self.kit.kit.clock.wall_ms - 30_000
+        self.seal(name, self.beat(name), self.power(name, 12.6), self.fix(name, 31.24, 121.47))
+        return self.open(name, confidence=910, lat=31.24, lon=121.47)
 
     # -- server ----------------------------------------------------------------------------------------
 
@@ -256,13 +287,16 @@ class World:
         self.kit.close()
 
 
-def make_world(home: Path) -> World:
-    """A store with incidents in every state, titles, gaps, tombstones, two tenants, HTML in a name."""
+def make_world(home: Path, *, pictured: bool = False, kinds: tuple[str, ...] = ("live",)) -> World:
+    """A store with incidents, titles, gaps, tombstones, two tenants, HTML in a name (but not in pictures).
+
+    `kinds`: what the collector takes besides what these devices say, which is live.
+    """
     (home / "places.csv").write_text(PLACES, "utf-8")
-    kit = make_serve_kit(home, "[webhooks]\nallow_private = true", 'places = "places.csv"')
-    world = World(kit)
+    kit = make_serve_kit(home, "[webhooks]\nallow_private = true", 'places = "places.csv"', kinds)
+    world = World(kit, pictured=pictured)
     kit.kit.clock.wall_ms = START_MS
-    for name in CARDS:
+    for name in world.cards:
         if name not in kit.devices:
             kit.devices[name] = add_device(kit.kit, TENANT, name)
             kit.devices[name].run = bytes([len(kit.devices)]) * 16
@@ -275,11 +309,21 @@ def make_world(home: Path) -> World:
 def _fill(world: World) -> None:
     """The devices' two weeks."""
     clock = world.kit.kit.clock
-    for name in (*CARDS, "road-1"):
+    for name in (*world.cards, "road-1"):
         world.device(name).wall_ms = START_MS
         world.seal(name, world.beat(name), world.power(name, 12.6), world.tyres(name))
+    if world.pictured:
+        _default(world)
+    clock.wall_ms = NOW_MS - 2 * DAY
+    world.device("van-6").wall_ms = clock.wall_ms
+    world.seal(
+        "van-6",
+        world.beat("van-6", due_s=3600),
+        world.power("van-6", 12.3),
+        world.fix("van-6", 31.31, 121.38),
+    )
     clock.wall_ms = NOW_MS - 3 * HOUR
-    for name in CARDS:
+    for name in world.cards:
         world.device(name).wall_ms = NOW_MS - 3 * HOUR
     _drive(world, "car-1", 31.23, 121.44)
     _drive(world, "truck-3", 31.22, 121.53)
@@ -332,10 +376,7 @@ def _titles(world: World) -> None:
 
 
 def _troubles(world: World) -> None:
-    """A gap, a tombstone, a low battery, a full outbox, a heartbeat that does not come, sightings."""
-    gone = world.device("van-6")
-    gone.wall_ms = NOW_MS - 2 * DAY
-    world.seal("van-6", world.beat("van-6", due_s=3600), world.power("van-6", 12.3))
+    """A gap and a tombstone."""
     world.device("truck-4").wall_ms = NOW_MS - DAY
     world.seal("truck-4", world.fix("truck-4", 31.36, 121.60), skip=2)
     five = world.device("van-5")
@@ -348,20 +389,56 @@ def _troubles(world: World) -> None:
     world.kit.take(("van-5", five.seal([world.fix("van-5", 31.12, 121.30, 81.0)], tombstones=[lost])))
 
 
+def _default(world: World) -> None:
+    """A title whose alert nobody settled in time: DEFAULT."""
+    config = world.kit.kit.config
+    with Store(config.store) as store:
+        desk = Desk(store, TENANT, config.keys, load_keys(config).ledger, lambda: world.kit.kit.clock.wall_ms)
+        bare = "LTESTAAA0N0000009"
+        number = bare[:8] + check_digit(bare) + bare[9:]
+        token = str(desk.mint(number, Market.CN, "Owner 9", "", "registry")["token"])
+        desk.propose(token, "479", "bank")
+        desk.consent(token, "479", "fund", "guarantor")
+        desk.consent(token, "479", "registry", "registry")
+        desk.bind(token, "truck-4", [f"a1b2c39{wheel}" for wheel in range(4)])
+        world.kit.kit.clock.wall_ms = START_MS + 4 * DAY
+        desk.alert(token, "5e" * 32, "left_region", "fund")
+        world.kit.kit.clock.wall_ms = START_MS + 8 * DAY
+        desk.tick(token, "keeper")
+
+
+def _tow(world: World) -> None:
+    """Twenty minutes of car-1: parked, tilted, then moved with cold tyres and no engine."""
+    one = world.device("car-1")
+    one.wall_ms = NOW_MS - 22 * MINUTE
+    for n in range(20):
+        moved = max(0, n - 13) / 6
+        world.seal(
+            "car-1",
+            world.fix("car-1", 31.342 + moved * 0.012, 121.502 + moved * 0.006, 14.0 if moved else 0.0),
+            world.tyres("car-1"),
+            world.shake("car-1", 0.45 if moved else 0.02, 11.0 if n >= 12 else 0.3),
+            world.power("car-1", 12.4),
+        )
+        one.wall_ms = NOW_MS - (21 - n) * MINUTE
+
+
 def _last_words(world: World) -> None:
     """Heartbeats of today, and the incidents."""
-    for name in ("car-1", "car-2", "truck-3", "truck-4", "van-5", EVIL_DEVICE, "car-8", "road-1"):
+    last = world.last
+    _tow(world)
+    for name in ("car-1", "car-2", "truck-3", "truck-4", "van-5", last, "car-8", "road-1"):
         one = world.device(name)
-        one.wall_ms = NOW_MS - 20 * MINUTE
+        one.wall_ms = max(one.wall_ms, NOW_MS - 20 * MINUTE)
         world.seal(
             name,
             world.beat(name, due_s=3600, waiting=140 if name == "truck-4" else 1),
-            world.power(name, 11.4 if name == "car-8" else 12.5, 2 if name == "car-8" else 1),
+            world.power(name, {"car-8": 11.4, "car-1": 12.4}.get(name, 12.5), 2 if name == "car-8" else 1),
         )
-        one.wall_ms = NOW_MS - 10 * MINUTE
+        one.wall_ms = max(one.wall_ms, NOW_MS - 10 * MINUTE)
     world.seal("car-2", world.fix("car-2", 31.23, 121.44))
     world.seal("car-8", world.fix("car-8", 31.27, 121.50))
-    world.seal(EVIL_DEVICE, world.fix(EVIL_DEVICE, 31.17, 121.40))
+    world.seal(last, world.fix(last, 31.17, 121.40))
     road = world.device("road-1")
     road.wall_ms = NOW_MS - 7 * MINUTE
     heard = [
@@ -372,7 +449,7 @@ def _last_words(world: World) -> None:
     world.seal("road-1", *heard)
     world.open("truck-3", Cause.JAMMED, confidence=700)
     world.open("van-5", Cause.LEFT_REGION, confidence=880, lat=31.10, lon=121.21)
-    world.open(EVIL_DEVICE, Cause.REMOVED_OR_OPENED, confidence=900)
+    world.open(last, Cause.REMOVED_OR_OPENED, confidence=900)
     world.open("car-8", Cause.SILENT, confidence=500)
     world.seal("van-5", world.claim("van-5", Cause.LEFT_REGION, action=Action.CLOSED, confidence=880))
     world.device("far-1").wall_ms = NOW_MS - 9 * MINUTE
@@ -382,7 +459,7 @@ def _last_words(world: World) -> None:
 def _cards_and_accounts(world: World) -> None:
     kit = world.kit
     with kit.context.stores.writing() as store, store.transaction() as db:
-        for device, (name, branch, note) in CARDS.items():
+        for device, (name, branch, note) in world.cards.items():
             fleet.set_card(db, TENANT, device, name, branch, note)
         fleet.set_card(db, OTHER, "far-1", "Their secret car", "Elsewhere", "")
     stored = kit.context.passwords.hash("four unrelated words")
@@ -392,6 +469,14 @@ def _cards_and_accounts(world: World) -> None:
                 TENANT, name, "operator", manages=True, language=language, email=f"{name}@fund.example"
             )
             kit.accounts[TENANT, name] = accounts.add(db, new, kit.context.real_ms(), stored)
+
+
+def confined(world: World, name: str, branches: tuple[str, ...]) -> None:
+    """One more operator, who manages and sees these branches only."""
+    stored = world.kit.context.passwords.hash("four unrelated words")
+    with world.kit.context.db.transaction() as db:
+        new = NewAccount(TENANT, name, "operator", manages=True, branches=branches)
+        world.kit.accounts[TENANT, name] = accounts.add(db, new, world.kit.context.real_ms(), stored)
 
 
 def tell(world: World) -> None:
@@ -418,6 +503,30 @@ def tell(world: World) -> None:
     must(client.post(
         f"/api/v1/incidents/{world.tow}/exact", json={"purpose": PURPOSE}
     ))  # fmt: skip
+
+
+def work(world: World) -> None:
+    """People work on the incidents, so that a picture shows them in several states."""
+
+    def act(who: str, device: str, action: str, note: str = "", **more: Any) -> None:
+        client, id_ = world.kit.client(who), world.opened[device]
+        version = client.get(f"/api/v1/incidents/{id_}").json()["incident"]["version"]
+        body = {"action": action, "version": version, "note": note, **more}
+        answer = client.post(f"/api/v1/incidents/{id_}/acts", json=body)
+        assert answer.is_success, answer.text
+
+    world.open("truck-4", Cause.LEFT_REGION, confidence=820, lat=31.44, lon=121.77)
+    act("mei", "truck-4", "acknowledge")
+    act("anna", world.last, "assign", "The workshop does not answer; please drive there.", assignee="mei")
+    act("mei", "truck-3", "escalate", "The gate is locked. Who has a key?")
+    act("anna", "van-5", "confirm", "The driver says that he delivers abroad: not agreed.")
+    act("anna", "car-8", "acknowledge")
+    act("anna", "car-8", "refute", "Battery was disconnected in the workshop, papers seen.")
+    client = world.kit.client("anna")
+    assert client.post(
+        f"/api/v1/incidents/{world.tow}/acts",
+        json={"action": "note", "version": 0, "note": "Called the borrower: knows of no transport."},
+    ).is_success
 
 
 # -- the browser ---------------------------------------------------------------------------------------
@@ -558,7 +667,7 @@ def browser(chromium: Browser) -> Iterator[Pages]:
     pages = Pages(chromium)
     yield pages
     pages.close_contexts()
-    assert pages.troubles == []
+    assert pages.troubles == [], pages.troubles
 
 
 @pytest.fixture(scope="module")
@@ -576,21 +685,26 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 COLOURS: Final = 240
 """Of a picture: flat surfaces and text need no more, and every picture stays below 150 kB."""
 PHONE_VIEWS: Final = ("fleet", "incidents", "story", "vehicle")
+WHOLE: Final = ("story", "vehicle", "log")
+"""Views whose picture holds the whole page, however long; on a phone the bar at its foot would cut it."""
 
 
 def pictures(folder: Path, only: str | None = None) -> None:
     """Every view in both languages as FOLDER/<view>-<language>.png, some on a phone, some dark."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="hf-page-") as home, sync_playwright() as playwright:
-        world = make_world(Path(home))
+        world = make_world(Path(home), pictured=True)
         world.start()
         tell(world)
+        work(world)
         assert world.kit.client("anna").post("/api/v1/webhooks/1/test").is_success
         pages = Pages(launch(playwright))
         try:
             for language in ("en", "zh"):
                 for phone, theme in ((False, "light"), (False, "dark"), (True, "light")):
                     _picture_set(pages, world, folder, language, theme, phone=phone, only=only)
+            if only is None or re.search(only, "marks"):
+                _marks(pages, folder)
         finally:
             pages.close_contexts()
             pages.browser.close()
@@ -611,15 +725,35 @@ def _picture_set(
         go(page, address)
         page.wait_for_timeout(300)
         suffix = "-phone" if phone else "-dark" if theme == "dark" else ""
-        _shoot(page, folder / f"{name}-{language}{suffix}.png")
+        _shoot(page, folder / f"{name}-{language}{suffix}.png", whole=name in WHOLE and not phone)
     if not phone and theme == "light" and (only is None or re.search(only, "login")):
         shown = pages.page(world, "#/login", who=None, language=language)
         _shoot(shown, folder / f"login-{language}.png")
 
 
-def _shoot(page: Page, path: Path) -> None:
+def _marks(pages: Pages, folder: Path) -> None:
+    """How the page marks data that is not live: a fleet of three kinds, a simulated and a replayed story."""
+    with tempfile.TemporaryDirectory(prefix="hf-marks-") as home:
+        world = make_world(Path(home), pictured=True, kinds=ALL_KINDS)
+        try:
+            world.start()
+            stories = {kind: world.unreal(kind) for kind in (ClockKind.SIMULATED, ClockKind.REPLAY)}
+            for language in ("en", "zh"):
+                page = pages.page(world, language=language)
+                page.wait_for_timeout(300)
+                _shoot(page, folder / f"marks-fleet-{language}.png")
+                for kind, id_ in stories.items():
+                    go(page, f"#/incident/{id_}")
+                    page.wait_for_timeout(300)
+                    _shoot(page, folder / f"marks-{kind.name.lower()}-{language}.png")
+            pages.close_contexts()
+        finally:
+            world.close()
+
+
+def _shoot(page: Page, path: Path, *, whole: bool = False) -> None:
     page.evaluate("() => window.scrollTo(0, 0)")
-    data = page.screenshot(animations="disabled", caret="hide")
+    data = page.screenshot(animations="disabled", caret="hide", full_page=whole)
     blank = page.context.new_page()
     pixels = base64.b64decode(blank.evaluate(_PIXELS, base64.b64encode(data).decode()))
     blank.close()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import httpx
 import pytest
-from page_kit import MINUTE, NOW_MS, PURPOSE, Pages, World, browser, chromium, go, settle, world
-from playwright.sync_api import Page, expect
+from page_kit import MINUTE, NOW_MS, PURPOSE, Pages, World, browser, chromium, confined, go, settle, world
+from playwright.sync_api import Page, Route, expect
 
 __all__ = ["browser", "chromium", "world"]
 
@@ -142,3 +142,96 @@ def test_the_audit_says_who_read_what_for_which_purpose(world: World, browser: P
     expect(row).to_contain_text("Exact position read")
     expect(row).to_contain_text("anna")
     assert row.get_by_role("link", name="the incident").get_attribute("href") == f"#/incident/{world.tow}"
+
+
+def test_a_refusal_says_the_servers_reason(world: World, browser: Pages) -> None:
+    """A webhook that a rule names cannot be removed: which rule it is, only the server knows."""
+    reason = "he rule “Night duty” sends to this webhook: take it out of the rule first"
+    for language, delete, generic in (("en", "Delete", "cannot be done"), ("zh", "删除", "无法按此要求执行")):
+        page = browser.page(world, "#/admin/webhooks", language=language)
+        page.locator("tr", has_text="Control room").get_by_role("button", name=delete).click()
+        page.locator("dialog[open]").get_by_role("button", name=delete).click()
+        box = page.locator("dialog[open] .notice.bad")
+        expect(box).to_contain_text(generic)
+        expect(box).to_contain_text(reason)
+        assert box.locator("[lang=en]", has_text=reason).count() == (1 if language == "zh" else 0)
+    assert world.kit.client("anna").get("/api/v1/webhooks").json()["items"]
+    browser.forgive("status of 400")
+
+
+def test_a_rule_that_wants_mail_says_when_there_is_no_mail_server(world: World, browser: Pages) -> None:
+    context = browser.context(world)
+    there = {"mail": False}
+
+    def answer(route: Route) -> None:
+        found = route.fetch()
+        route.fulfill(response=found, json=found.json() | there)
+
+    context.route("**/api/v1/rules", answer)
+    page = browser.watched(context)
+    page.goto(f"{world.url}/#/admin/rules")
+    settle(page)
+    warning = page.locator(".no-mail")
+    expect(warning).to_contain_text("No mail server is set up: the mails of")
+    expect(warning).to_contain_text("Night duty")
+    there["mail"] = True
+    page.reload()
+    settle(page)
+    expect(page.locator("main")).to_contain_text("Night duty")
+    assert warning.count() == 0
+
+
+def test_the_audit_says_what_waits_for_a_checkpoint(world: World, browser: Pages) -> None:
+    context = browser.context(world, "auditor")
+
+    def answer(route: Route) -> None:
+        found = route.fetch()
+        body = found.json()
+        for row in body["items"]:
+            row["awaiting_checkpoint"] = row["purpose"] == PURPOSE
+            if row["awaiting_checkpoint"]:
+                row["log_index"] = None
+        route.fulfill(response=found, json=body)
+
+    context.route("**/api/v1/audit*", answer)
+    page = browser.watched(context)
+    page.goto(f"{world.url}/#/audit")
+    settle(page)
+    waiting = page.locator("td", has_text="awaiting checkpoint")
+    expect(waiting).to_have_count(1)
+    expect(page.locator("tr", has_text=PURPOSE)).to_contain_text("awaiting checkpoint")
+
+
+def test_who_manages_some_branches_is_offered_no_webhooks_and_keeps_those_of_a_rule(
+    world: World, browser: Pages
+) -> None:
+    """Webhooks and messages belong to all branches: a manager of the north neither sees nor loses them."""
+    client = world.kit.client("anna")
+    hook = client.get("/api/v1/webhooks").json()["items"][0]["id"]
+    body = {"name": "Northern", "branches": ["North"], "webhooks": [hook], "emails": ["north@fund.example"]}
+    made = client.post("/api/v1/rules", json=body).json()
+    confined(world, "nora", ("North",))
+    page = browser.page(world, "#/admin/rules", who="nora")
+    assert page.locator(".tabs a").all_inner_texts() == ["Accounts", "API tokens", "Rules"]
+    card = page.locator(".card", has_text="Northern")
+    expect(card).to_contain_text("It tells north@fund.example and a webhook of other branches")
+    card.get_by_role("button", name="Edit").click()
+    page.locator("dialog[open]").get_by_label("Name of the rule").fill("Northern watch")
+    page.locator("dialog[open]").get_by_role("button", name="Save").click()
+    expect(page.locator(".card", has_text="Northern watch")).to_have_count(1)
+    rules = client.get("/api/v1/rules").json()["items"]
+    assert next(rule["webhooks"] for rule in rules if rule["id"] == made["id"]) == [hook]
+    assert client.delete(f"/api/v1/rules/{made['id']}").is_success
+
+
+def test_a_partner_needs_a_branch_before_anything_is_sent(world: World, browser: Pages) -> None:
+    page = browser.page(world, "#/admin/accounts")
+    page.get_by_role("button", name="New account").click()
+    dialog = page.locator("dialog[open]")
+    dialog.get_by_label("Name", exact=True).fill("paula")
+    dialog.get_by_label("Role").select_option("partner")
+    dialog.get_by_role("button", name="Create").click()
+    expect(dialog).to_contain_text("name at least one")
+    dialog.get_by_label("Branches").fill("North")
+    dialog.get_by_role("button", name="Create").click()
+    expect(page.locator("dialog[open] input[readonly]")).to_be_visible()

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from page_kit import Pages, World, browser, chromium, go, make_world, settle
+from page_kit import ALL_KINDS, Pages, World, browser, chromium, confined, go, make_world, settle
 from playwright.sync_api import Page, expect
 from serve_kit import OTHER, PASSWORD
 
+from firmware_bridge.wire.stamp import ClockKind
 from models.verdict import Cause
 
 __all__ = ["browser", "chromium"]
@@ -19,7 +20,7 @@ OFFLINE = r"net::ERR|Failed to fetch"
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """A world of its own: these tests change it."""
-    made = make_world(tmp_path_factory.mktemp("live"))
+    made = make_world(tmp_path_factory.mktemp("live"), kinds=ALL_KINDS)
     made.start()
     yield made
     made.close()
@@ -127,6 +128,55 @@ def test_links_into_another_tenant_show_nothing(world: World, browser: Pages) ->
     assert "Their secret car" in theirs.locator("main").inner_text()
     assert "White flatbed" not in theirs.content()
     browser.forgive("status of 404")
+
+
+def test_only_who_may_act_and_sees_the_branch_is_offered_an_incident(world: World, browser: Pages) -> None:
+    confined(world, "sven", ("South",))
+    confined(world, "nora", ("North",))
+    made = world.open("van-6", Cause.JAMMED, confidence=810)  # of the branch North
+    page = browser.page(world, f"#/incident/{made}")
+    page.locator("button[data-verb=assign]").click()
+    choice = page.locator("dialog[open] select")
+    offered = [option.get_attribute("value") for option in choice.locator("option").all()]
+    assert offered[0] == "anna" and {"mei", "nora", "operator"} <= set(offered)
+    assert not {"sven", "auditor", "technician", "partner"} & set(offered)
+    choice.select_option("nora")
+    page.locator("dialog[open] button[type=submit]").click()
+    expect(page.locator("main .kicker")).to_contain_text("Assigned")
+
+
+def test_the_marks_of_data_that_is_not_live_appear_with_the_first_row_of_it(
+    world: World, browser: Pages
+) -> None:
+    """The banner follows what arrives, and so do the marks of the rows once there is more than one kind."""
+    fleet = browser.page(world, "#/fleet")
+    lists = browser.page(world, "#/incidents", language="zh", who="mei")
+    live(fleet)
+    live(lists)
+    assert fleet.locator(".banner, .clock-mark").count() == 0
+    simulated = world.unreal(ClockKind.SIMULATED)
+    expect(fleet.locator(".banner")).to_contain_text("SIMULATED DATA")
+    expect(fleet.locator(".vehicle", has_text="simulated-1").locator(".clock-mark")).to_have_text("Simulated")
+    expect(fleet.locator(".vehicle", has_text="White flatbed 7").locator(".clock-mark")).to_have_count(0)
+    expect(lists.locator(".banner")).to_contain_text("模拟数据")
+    expect(lists.locator(f"tr[data-key='{simulated}'] .clock-mark")).to_have_text("模拟")
+    replayed = world.unreal(ClockKind.REPLAY)
+    expect(fleet.locator(".banner")).to_contain_text("SIMULATED AND REPLAYED DATA")
+    expect(lists.locator(".banner")).to_contain_text("模拟与回放数据")
+    for id_, mark, text in (
+        (simulated, "Simulated", "No real vehicle is meant"),
+        (replayed, "Replay", "This is not happening now"),
+    ):
+        go(fleet, f"#/incident/{id_}")
+        big = fleet.locator(".big-mark")
+        expect(big).to_contain_text(text)
+        expect(big.locator(".clock-mark")).to_have_text(mark)
+        size = big.locator(".clock-mark").evaluate("(e) => parseFloat(getComputedStyle(e).fontSize)")
+        body = fleet.evaluate("parseFloat(getComputedStyle(document.body).fontSize)")
+        assert size >= 1.4 * body
+    assert fleet.locator(".banner").evaluate("(e) => e.getBoundingClientRect().top") == 0
+    fleet.emulate_media(media="print")
+    assert fleet.locator(".banner").is_visible() and fleet.locator(".big-mark").is_visible()
 
 
 def focused(page: Page) -> str:

@@ -123,3 +123,63 @@ def test_ten_thousand_markers_become_a_few_marks_and_fifty_rows_at_most(world: W
     assert page.locator(".vehicle").count() <= 50
     assert page.locator(".map *").count() < 60
     assert browser.troubles == []
+
+
+def test_circles_are_the_places_of_the_operators_list_and_are_named_so(world: World, browser: Pages) -> None:
+    """A vehicle's own region never reaches the collector: nothing on the map claims to be a fence."""
+    page, _ = fleet(world, browser, browser.context(world))
+    key = page.locator(".fleet-map .places-key")
+    key.wait_for()
+    assert key.inner_text() == "Places of your own list, with their radius"
+    assert "fence" not in page.locator("main").inner_text().lower()
+    context = browser.context(world)
+    context.route("**/api/v1/places?*", lambda route: route.fulfill(json={"items": [], "more": False}))
+    bare, _ = fleet(world, browser, context)
+    assert bare.locator(".places-key").count() == 0
+
+
+INK: Final = """() => {
+  const canvas = document.querySelector('.small-map canvas');
+  const { data } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
+  let shaded = 0;
+  for (let at = 3; at < data.length; at += 4) if (data[at] > 30 && data[at] < 60) shaded += 1;
+  return shaded;
+}"""
+"""How many pixels of the canvas have the shade of uncertainty, which alone lets most light through."""
+
+
+def change_track(context: BrowserContext, unc_m: int) -> None:
+    """One point as the track of every time line, known to `unc_m` metres and 1.5 s."""
+    point = {
+        "lat": 31.35, "lon": 121.5, "name": None, "distance_m": None, "unc_m": unc_m,
+        "at": {"at": "2026-12-15T04:40:00.000Z", "unc_ms": 1500, "source": "gnss"},
+    }  # fmt: skip
+
+    def answer(route: Route) -> None:
+        found = route.fetch()
+        route.fulfill(response=found, json=found.json() | {"track": [point]})
+
+    context.route("**/timeline*", answer)
+
+
+def test_a_point_of_a_track_says_how_well_it_is_known(world: World, browser: Pages) -> None:
+    shades = []
+    for unc_m in (400, 900):
+        context = browser.context(world)
+        change_track(context, unc_m)
+        page = browser.watched(context)
+        page.goto(f"{world.url}/#/incident/{world.tow}")
+        settle(page)
+        page.wait_for_function("() => document.querySelector('.small-map canvas')?.width > 100")
+        page.wait_for_function(f"() => ({INK})() > 0")
+        shades.append(page.evaluate(INK))
+        box = page.locator(".small-map")
+        box.scroll_into_view_if_needed()
+        area = box.bounding_box()
+        assert area is not None
+        page.mouse.move(area["x"] + area["width"] / 2, area["y"] + area["height"] / 2)
+        tip = page.locator(".leaflet-tooltip")
+        tip.wait_for()
+        assert tip.inner_text() == f"12:40:00 ± 2 s, position to about {unc_m} m"
+    assert shades[1] > 3 * shades[0] > 0
+    browser.forgive("willReadFrequently")  # the test looks at the canvas, the page does not

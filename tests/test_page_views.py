@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from typing import Final
 
 import pytest
 from axe_playwright_python.base import AXE_SCRIPT
@@ -21,7 +23,9 @@ from page_kit import (
     views,
     world,
 )
-from playwright.sync_api import Page
+from playwright.sync_api import Browser, Page
+
+from cloud_sync.runtime.serve.static import load_words
 
 __all__ = ["browser", "chromium", "world"]
 
@@ -34,9 +38,20 @@ ALLOWED = """
 Holdfast English fund anna mei operator auditor technician partner UTC API CloudEvents Standard
 Webhooks webhook id timestamp signature https http JSON CSV GNSS LoRa MQTT OIDC IANA VIN URI WGS
 RFC SHA Bearer Authorization Ctrl km kPa min ms dBm rms kB MB Cookie GCJ BD hfb holdfast verify
-board gnss PNG Merkle tlog CBOR COSE WebCrypto bank registry guarantor collector trust json
+board gnss smtp toml serve PNG Merkle tlog CBOR COSE WebCrypto bank registry guarantor collector trust json
+partners
 """
 """Proper names, units and technical terms that are written alike in Chinese, and the names of this world."""
+
+
+@pytest.fixture(scope="module")
+def saying(world: World, chromium: Browser) -> Iterator[Page]:
+    """A page that only puts sentences into words."""
+    page = chromium.new_page()
+    page.goto(f"{world.url}/page/icon.svg")
+    yield page
+    page.close()
+
 
 SCAN = """() => {
   const SKIPPED = 'code, pre, script, noscript, style, q, time, [lang=en], .mono';
@@ -111,6 +126,74 @@ def test_every_view_in_chinese_is_chinese(world: World, browser: Pages) -> None:
     login = browser.page(world, "#/login", who=None, language="zh")
     assert english_left(login) == []
     browser.forgive("status of 401")  # by it the page learns that nobody is logged in
+
+
+def test_refusals_and_failed_messages_are_told_in_chinese(world: World, browser: Pages) -> None:
+    """What only the server says, in English, is marked as English; the sentence before it is Chinese."""
+    client = world.kit.client("anna")
+    assert client.post("/api/v1/webhooks/1/test").is_success
+    number = client.get("/api/v1/deliveries").json()["items"][0]["id"]
+    names = names_of(world) | {"Test"}
+    failures = {
+        "given up after 72 h: connection failed: refused": "72 小时后放弃。 无法建立连接。",
+        "no answer within 10 s": "对方未在限定时间内应答。",
+        "the target answered 503": "对方未接受该消息。",
+        "there is no mail server: write [smtp] into serve.toml and restart": "尚未配置邮件服务器。",
+        "the mail server refuses the login (535): check [smtp] user and password": "邮件服务器拒绝登录。",
+        "the mail server cannot be reached: [Errno 111]": "无法建立连接。",
+        "sending failed: KeyError": "未能发送。",
+    }
+    page = browser.page(world, language="zh")
+    for error, chinese in failures.items():
+        with world.kit.context.db.transaction() as db:
+            change = "UPDATE deliveries SET state = 'dead', done_ms = next_ms, error = ? WHERE id = ?"
+            db.execute(change, (error, number))
+        go(page, "#/fleet")
+        go(page, "#/admin/deliveries?state=dead")
+        cell = page.locator("tbody tr .failure").first
+        assert cell.locator("span:not([lang])").inner_text() == chinese
+        assert cell.locator("[lang=en]").inner_text() in error
+        assert english_left(page, names) == []
+    go(page, "#/admin/webhooks")
+    row = page.locator("tr", has_text="Control room")
+    row.get_by_role("button", name="删除").click()
+    page.locator("dialog[open]").get_by_role("button", name="删除").click()
+    page.locator("dialog[open] .notice.bad").wait_for()
+    assert english_left(page, names) == []
+    assert page.locator("dialog[open] [lang=en]", has_text="Night duty").count() == 1
+    browser.forgive("status of 400")
+
+
+SAY: Final = """async ([language, said]) => {
+  const words = await import('/page/words.js');
+  await words.load(language);
+  return words.say(said);
+}"""
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+@pytest.mark.parametrize("minutes", [0, 1, 8, 89, 90, 35 * 60, 36 * 60, 40 * 24 * 60])
+@pytest.mark.parametrize(
+    "code", ["story.next.send_coarse", "story.known.position", "story.unknown.place_now"]
+)
+def test_ages_are_the_same_on_the_page_and_in_messages(
+    world: World, browser: Pages, saying: Page, language: str, minutes: int, code: str
+) -> None:
+    params = {"minutes": minutes, "at": "then"}
+    told = saying.evaluate(SAY, [language, {"code": code, "params": params}])
+    assert told == load_words(language).say(code, params)
+    if minutes == 8:
+        assert ("8 min" if language == "en" else "8 分钟") in told
+    if minutes == 40 * 24 * 60:
+        assert ("40 days" if language == "en" else "40 天") in told
+    if minutes == 0 and code == "story.next.send_coarse":
+        assert ("just now" if language == "en" else "刚才") in told
+
+
+def test_a_story_tells_its_figure_once(world: World, browser: Pages) -> None:
+    text = browser.page(world, f"#/incident/{world.tow}").locator("main").inner_text()
+    assert text.count("96 of 100") == 1 and "0.96" not in text and "very sure" in text
+    assert "T04:33" not in text  # times of the collector's lines are told as all others
 
 
 def test_the_language_switches_in_place(world: World, browser: Pages) -> None:

@@ -81,6 +81,12 @@ function accountFields(ctx, row) {
       field(t("admin.account.language"), language).node, email.node, may.node],
     values: () => ({ role: role.value, branches: listOf(branches.input.value), language: language.value,
       email: email.input.value.trim() || null, manages: may.input.checked }),
+    valid: () => {
+      const lacking = role.value === "partner" && !listOf(branches.input.value).length;
+      branches.error(lacking ? t("admin.account.branches.needed") : null);
+      if (lacking) branches.input.focus();
+      return !lacking;
+    },
   };
 }
 
@@ -92,7 +98,7 @@ async function newAccount(ctx, reload) {
     intro: t("admin.account.new.intro"), fields: [name.node, rest.nodes], submit: t("admin.account.create"),
     save: async () => {
       name.error(name.input.value.trim() ? null : t("admin.needed"));
-      if (!name.input.value.trim()) return undefined;
+      if (!rest.valid() || !name.input.value.trim()) return undefined;
       return api.send("POST", "accounts", { name: name.input.value.trim(), ...rest.values() });
     },
   });
@@ -105,7 +111,7 @@ async function editAccount(ctx, row, reload) {
   const rest = accountFields(ctx, row);
   const made = await formDialog(t("admin.account.edit", { name: row.name }), {
     fields: rest.nodes, submit: t("admin.save"),
-    save: () => api.send("PATCH", `accounts/${row.id}`, rest.values()),
+    save: async () => (rest.valid() ? api.send("PATCH", `accounts/${row.id}`, rest.values()) : undefined),
   });
   if (!made) return;
   ctx.announce(t("admin.saved"));

@@ -240,7 +240,8 @@ function build() {
     parts.main.focus();
   } }, t("shell.skip"));
   app.classList.toggle("signed-in", Boolean(session));
-  append(app, [skip, banner(), header(), session ? navigation() : null, parts.main, footer(), parts.said]);
+  parts.banner = h("div", { class: "banner-place" }, banner());
+  append(app, [skip, parts.banner, header(), session ? navigation() : null, parts.main, footer(), parts.said]);
   connection();
   tick();
 }
@@ -251,6 +252,16 @@ function banner() {
   const what = kinds.length > 1 ? "both" : kinds[0];
   return h("aside", { class: "banner", "aria-label": t("shell.banner.label") }, icon("warning"),
     h("strong", {}, t(`shell.banner.${what}`)), h("span", {}, t(`shell.banner.${what}.text`)));
+}
+
+/** A row of another kind of clock has arrived: from now on the page says so, large. */
+function seen(kind) {
+  if (!session || !kind || session.clocks.includes(kind)) return;
+  session.clocks = [...session.clocks, kind];
+  clear(parts.banner).append(banner() || "");
+  const named = parts.banner.querySelector("strong");
+  if (named) announce(named.textContent);
+  live.emit("clocks", session.clocks);
 }
 
 function header() {
@@ -327,6 +338,10 @@ live.on("state", (state) => {
     api.get("session").catch(() => { /* a 401 ends the session by its own handler */ });
   }
   connection();
+});
+live.on("incident", (row) => seen(row.clock));
+live.on("vehicles", (data) => {
+  for (const row of data.items || []) seen(row.clock);
 });
 live.on("hello", (data) => data.now && time.sync(data.now));
 live.on("reset", () => {

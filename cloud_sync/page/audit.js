@@ -1,6 +1,6 @@
 // Who read or changed what, and why: each entry is a signed statement of the log.
 
-import { h, clear, append, button, table } from "./dom.js";
+import { h, clear, append, badge, button, table } from "./dom.js";
 import { head, into, emptyBox, printButton } from "./parts.js";
 import { t, has } from "./words.js";
 import { attempt } from "./once.js";
@@ -45,9 +45,15 @@ function auditTable(items) {
     { label: t("admin.audit.what"), cell: (row) => h("span", {}, row.device ? h("a",
       { href: `#/vehicle/${encodeURIComponent(row.device)}` }, row.device) : null, row.device && row.what ? " · " : null, what(row.what)) },
     { label: t("admin.audit.purpose"), cell: (row) => row.purpose || t("admin.none") },
-    { label: t("admin.audit.log"), cell: (row) => (row.log_index === null ? t("admin.audit.pending")
-      : h("a", { href: `#/log?index=${row.log_index}` }, t("admin.audit.index", { index: row.log_index }))) },
+    { label: t("admin.audit.log"), cell: (row) => logged(row) },
   ], { caption: t("admin.audit"), captionHidden: true, rows: items, key: (row) => row.number });
+}
+
+/** Where the log holds it: its entry, or that it is signed and the next checkpoint will cover it. */
+function logged(row) {
+  if (row.awaiting_checkpoint) return badge(t("admin.audit.awaiting"), "note", "overdue");
+  if (row.log_index === null) return t("admin.audit.pending");
+  return h("a", { href: `#/log?index=${row.log_index}` }, t("admin.audit.index", { index: row.log_index }));
 }
 
 // What the server writes there for itself, and how it is shown.

@@ -16,11 +16,6 @@ export function sure(confidence) {
   return t(`incident.sure.${word}`);
 }
 
-/** The same with its figure. */
-export function sureLong(confidence) {
-  return t("incident.sure.long", { word: sure(confidence), value: number(confidence, 2) });
-}
-
 /** What the device said, in the language of the page. */
 export function told(row) {
   const chinese = language() === "zh" && row.sentence_zh && row.sentence_zh !== row.sentence;
@@ -169,8 +164,16 @@ export async function placeMap(node, ctx, track, label) {
   node.append(box);
   try {
     const { trackMap } = await import("./map.js");
-    return await trackMap(box, ctx, track, { label });
+    const note = h("p", { class: "hint map-key no-print" }, h("span", {}, t("fleet.map.doubt")));
+    const places = h("span", { class: "places-key", hidden: true }, t("fleet.map.places"));
+    note.append(places);
+    node.append(note);
+    const onPlaces = (count) => {
+      places.hidden = count === 0;
+    };
+    return await trackMap(box, ctx, track, { label, onPlaces });
   } catch {
+    node.querySelector(":scope > .map-key")?.remove();
     box.remove();
     return null;
   }

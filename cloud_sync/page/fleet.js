@@ -42,13 +42,18 @@ class Fleet {
     this.waiting = new Map();
     this.counts = {};
     this.total = 0;
+    this.nodes = 0;
     this.next = null;
     this.mapWanted = read("holdfast.map", matchMedia("(min-width: 640px)").matches ? "1" : "0") === "1";
   }
 
   async start() {
     this.build();
-    this.offs = [this.ctx.live.on("vehicles", (data) => this.changed(data.items || []))];
+    this.offs = [this.ctx.live.on("vehicles", (data) => this.changed(data.items || [])),
+      this.ctx.live.on("clocks", (kinds) => {
+        this.mixed = kinds.length > 1;
+        this.load();
+      })];
     await Promise.all([this.load(), this.mapWanted ? this.openMap() : null]);
   }
 
@@ -118,7 +123,15 @@ class Fleet {
       ...STATES.map((name) => chip(name, t(`shell.vehicle.${name}`), VEHICLE_STATES[name][1], VEHICLE_STATES[name][0],
         this.counts[name] || 0, state.includes(name))));
     if (focused !== null) this.chips.querySelector(`[data-state="${focused}"]`).focus();
-    this.sub.textContent = t("fleet.sub", { n: this.total === 1 ? 1 : number(this.total) });
+    this.sub.textContent = this.counted();
+  }
+
+  /** "8 vehicles and 1 roadside node, the worst first" */
+  counted() {
+    const cars = this.total - this.nodes;
+    const said = t("fleet.sub.vehicles", { n: cars === 1 ? 1 : number(cars) });
+    const nodes = this.nodes ? t("fleet.sub.nodes", { n: this.nodes === 1 ? 1 : number(this.nodes) }) : "";
+    return t(this.total > 1 ? "fleet.sub" : "fleet.sub.alone", { what: nodes ? t("fleet.sub.both", { cars: said, nodes }) : said });
   }
 
   pick(name) {
@@ -163,13 +176,14 @@ class Fleet {
     clear(this.list);
     this.counts = found.counts;
     this.total = found.total;
+    this.nodes = found.nodes;
     this.next = found.next;
     for (const row of found.items) this.append(row);
     clear(this.body).append(found.items.length ? this.list : this.empty());
     this.showChips();
     this.showNews();
     this.showPager();
-    if (this.announced !== undefined) this.ctx.announce(t("fleet.sub", { n: found.total }));
+    if (this.announced !== undefined) this.ctx.announce(this.counted());
     this.announced = found.total;
   }
 
@@ -261,6 +275,7 @@ class Fleet {
         const found = await this.ctx.api.get("vehicles", { ...this.filter, limit: 1 }, { signal: this.ctx.signal });
         this.counts = found.counts;
         this.total = found.total;
+        this.nodes = found.nodes;
         this.showChips();
         this.showPager();
       } catch { /* the next change asks again */ }
@@ -364,7 +379,8 @@ class Fleet {
   async openMap() {
     try {
       const asked = this.ctx.api.get("map", {}, { signal: this.ctx.signal });
-      const map = await openMap(this.mapNode, this.ctx, { onVehicle: (device) => this.ctx.navigate(`#/vehicle/${encodeURIComponent(device)}`) });
+      const map = await openMap(this.mapNode, this.ctx, { onVehicle: (device) => this.ctx.navigate(`#/vehicle/${encodeURIComponent(device)}`),
+        onPlaces: () => this.noteMap() });
       if (this.over) {
         map.destroy();
         return;
@@ -395,6 +411,7 @@ class Fleet {
     clear(this.mapNote).append(
       h("span", { class: "legend" }, STATES.map((name) => h("span", {}, h("span", { class: `pin-${name}` }, icon(VEHICLE_STATES[name][1])),
         t(`shell.vehicle.${name}`)))),
+      this.map.places.length ? h("span", { class: "places-key" }, t("fleet.map.places")) : "",
       h("span", {}, t("fleet.map.coarse")), tiles ? "" : h("span", {}, t("fleet.map.grid")),
       attribution ? h("span", {}, attribution) : "",
       this.unplaced ? h("span", {}, t("fleet.map.unplaced", { n: number(this.unplaced) })) : "",
@@ -417,7 +434,8 @@ function vehicle(row, mixed) {
     h("div", { class: "state" }, vehicleState(row.state)),
     h("div", { class: "what" },
       h("p", { class: "name" }, h("a", { href: `#/vehicle/${encodeURIComponent(row.device)}`, data: { link: "vehicle" } }, row.name),
-        row.name === row.device ? null : h("span", { class: "device" }, row.device)),
+        row.name === row.device ? null : h("span", { class: "device" }, row.device),
+        row.kind === "roadside" ? h("span", { class: "device" }, t("fleet.node")) : null),
       h("p", { class: "reasons" }, reasons || (row.state === "ok" ? t("fleet.nothing") : ""), more > 0 ? ` (+${more})` : null),
       h("p", { class: "where" }, h("span", { class: "place", title: row.place ? coordinates(row.place) : null }, placeText(row.place)),
         row.place && row.place.at ? [" · ", around("fleet.position", row.place.at.at)] : null,

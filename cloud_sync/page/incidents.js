@@ -32,7 +32,9 @@ const COLUMNS = () => [
     h("div", { class: "sub" }, time.agoNode(row.opened.at))) },
   { label: t("incident.sure"), cell: (row) => sure(row.confidence) },
   { label: t("incident.assignee"), cell: (row) => row.assignee || h("span", { class: "none" }, t("incident.nobody")) },
-  { label: t("incident.place"), cell: (row) => placeText(row.place) },
+  { label: t("incident.place"), cell: (row) => (row.place_of === "vehicle" && row.place ? h("div", {}, placeText(row.place),
+    h("div", { class: "sub" }, t("incident.place.newest"), " ", row.place.at ? time.agoNode(row.place.at.at) : "–"))
+    : placeText(row.place)) },
 ];
 
 /** The view: #/incidents?state=&cause=&branch=&assignee=&q=&sort= */

@@ -1,10 +1,12 @@
 // The map, without internet: Leaflet for panning and zooming, one canvas of our own for everything that is drawn:
-// a grid of degrees, the operator's places and fences, tracks, vehicles in clusters. A licensed tile source and an
+// a grid of degrees, the places of the operator's own list with their radii, tracks, vehicles in clusters. The
+// region that a vehicle must not leave is known to its device alone and is not drawn. A licensed tile source and an
 // outline set may stand behind it. The canvas is no list: the list beside it is the accessible equivalent.
 
 import { h, clear } from "./dom.js";
 import { outline } from "./icons.js";
-import { t, language, number } from "./words.js";
+import { t, language, length, number } from "./words.js";
+import * as time from "./time.js";
 import { cluster, project, gridStep, degrees } from "./cluster.js";
 import { toDisplay, fromDisplay } from "./datum.js";
 
@@ -16,6 +18,8 @@ const PLACES_FROM_ZOOM = 5;
 const PLACES_PAUSE_MS = 250;
 const LISTED_AT_ONE_PLACE = 30;
 const TILE_PX = 256;
+const TRACK_HIT_PX = 10;
+const COARSE_M = 800; // half the diagonal of a cell of 0.01 degrees at the equator
 
 let loadingLeaflet = null;
 
@@ -37,13 +41,13 @@ export function leaflet() {
   return loadingLeaflet;
 }
 
-/** Opens a map in `node`. options: {label, height, onVehicle(device)}. Gives a MapView. */
+/** Opens a map in `node`. options: {label, height, onVehicle(device), onPlaces(count)}. Gives a MapView. */
 export async function openMap(node, ctx, options = {}) {
   const L = await leaflet();
   return new MapView(L, node, ctx, options);
 }
 
-/** A map with one track: [{lat, lon, at}], oldest first; for the views of a vehicle and an incident. */
+/** A map with one track: [{lat, lon, at: Moment}], oldest first; for the views of a vehicle and an incident. */
 export async function trackMap(node, ctx, track, options = {}) {
   const view = await openMap(node, ctx, options);
   view.setTrack(track);
@@ -200,8 +204,7 @@ export class MapView {
   async loadPlaces() {
     if (this.gone) return;
     if (this.map.getZoom() < PLACES_FROM_ZOOM) {
-      this.places = [];
-      this.draw();
+      this.takePlaces([]);
       return;
     }
     const bounds = this.map.getBounds();
@@ -211,10 +214,16 @@ export class MapView {
     try {
       const found = await this.ctx.api.get("places", { west: cut(west, 180), south: cut(south, 90), east: cut(east, 180),
         north: cut(north, 90) }, { signal: this.ctx.signal });
-      this.places = found.items.map((place) => ({ ...place, there: project(...toDisplay(this.datum, place.lat, place.lon)) }))
-        .sort((a, b) => b.radius_m - a.radius_m);
-      this.draw();
+      this.takePlaces(found.items.map((place) => ({ ...place, there: project(...toDisplay(this.datum, place.lat, place.lon)) }))
+        .sort((a, b) => b.radius_m - a.radius_m));
     } catch { /* names are a help, not the matter: the map stands without them */ }
+  }
+
+  takePlaces(places) {
+    const changed = Boolean(places.length) !== Boolean(this.places.length);
+    this.places = places;
+    this.draw();
+    if (changed && this.options.onPlaces) this.options.onPlaces(places.length);
   }
 
   // ---- drawing -----------------------------------------------------------------------------------------------
@@ -256,7 +265,7 @@ export class MapView {
     this.frame = { pen, size, scale, origin, at };
     if (!this.settings.tiles) this.paintGrid();
     this.paintLines();
-    this.paintFences();
+    this.paintPlaces();
     this.paintTrack();
     this.paintPins();
     this.paintNames();
@@ -312,7 +321,7 @@ export class MapView {
     return (metres / (40_075_016 * Math.cos((lat * Math.PI) / 180))) * this.frame.scale;
   }
 
-  paintFences() {
+  paintPlaces() {
     const { pen, at } = this.frame;
     pen.strokeStyle = this.colour("accent");
     pen.lineWidth = 1.2;
@@ -355,11 +364,12 @@ export class MapView {
   paintTrack() {
     const { pen, at } = this.frame;
     if (!this.track.length) return;
+    const spots = this.track.map((place) => at(place.there));
+    this.paintDoubt(spots);
     pen.strokeStyle = this.colour("accent");
     pen.lineWidth = 2.5;
     pen.lineJoin = "round";
     pen.beginPath();
-    const spots = this.track.map((place) => at(place.there));
     spots.forEach(([x, y], index) => (index ? pen.lineTo(x, y) : pen.moveTo(x, y)));
     pen.stroke();
     pen.fillStyle = this.colour("panel");
@@ -376,6 +386,24 @@ export class MapView {
     pen.fill();
     pen.strokeStyle = this.colour("panel");
     pen.stroke();
+  }
+
+  /** How well each point of the track is known: one shade for all of them, however they overlap. */
+  paintDoubt(spots) {
+    const { pen } = this.frame;
+    pen.save();
+    pen.globalAlpha = 0.16;
+    pen.fillStyle = this.colour("accent");
+    pen.beginPath();
+    this.track.forEach((place, index) => {
+      const radius = this.pixels(uncertainty(place), place.lat);
+      if (radius < 4) return;
+      const [x, y] = spots[index];
+      pen.moveTo(x + radius, y);
+      pen.arc(x, y, radius, 0, 2 * Math.PI);
+    });
+    pen.fill();
+    pen.restore();
   }
 
   paintPins() {
@@ -457,12 +485,25 @@ export class MapView {
   hover(point) {
     const found = this.hit(point);
     this.node.classList.toggle("pointing", Boolean(found));
-    if (!found) return this.tip(null);
+    if (!found) return this.hoverTrack(point);
     const { group } = found;
     const state = t(`shell.vehicle.${STATES[group.worst]}`);
     const one = this.points[group.members[0]];
     return this.tip(found, group.count === 1 ? `${one.name || one.device}: ${state}`
       : t("fleet.map.cluster", { n: number(group.count), state }));
+  }
+
+  /** Over a point of the track: when that was and how well time and place are known. */
+  hoverTrack(point) {
+    let near = null;
+    for (const place of this.frame ? this.track : []) {
+      const [x, y] = this.frame.at(place.there);
+      const away = Math.hypot(point.x - x, point.y - y);
+      if (away <= TRACK_HIT_PX && (!near || away <= near.away)) near = { x, y, away, place };
+    }
+    if (!near) return this.tip(null);
+    return this.tip(near, t("fleet.map.point", { at: near.place.at ? time.moment(near.place.at) : "–",
+      distance: length(uncertainty(near.place)) }));
   }
 
   tip(found, text) {
@@ -510,6 +551,11 @@ export class MapView {
   blank() {
     clear(this.node);
   }
+}
+
+/** Half-width of a place in metres: the API's own, or that of the grid on which it gives coarse places. */
+function uncertainty(place) {
+  return place.unc_m ?? COARSE_M;
 }
 
 const signs = new Map();

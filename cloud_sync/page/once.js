@@ -2,10 +2,11 @@
 
 import { h, append, button, dialog, uid } from "./dom.js";
 import { icon } from "./icons.js";
-import { problemWords } from "./parts.js";
+import { problemLines } from "./parts.js";
 import { t, language } from "./words.js";
 
 const TABS = ["accounts", "tokens", "rules", "webhooks", "deliveries"];
+const OF_ALL_BRANCHES = new Set(["webhooks", "deliveries"]);
 const COPIED_MS = 2500;
 
 /** Whether this account manages accounts, rules and webhooks; anybody has tokens of their own. */
@@ -13,9 +14,14 @@ export function manages(ctx) {
   return ctx.session.scopes.includes("manage");
 }
 
+/** Whether it sees some branches only: webhooks and messages belong to all of them. */
+export function confined(ctx) {
+  return ctx.session.account.branches.length > 0;
+}
+
 /** Links to the parts of the administration that this account may see. */
 export function tabs(ctx, here) {
-  const shown = manages(ctx) ? TABS : ["tokens"];
+  const shown = !manages(ctx) ? ["tokens"] : confined(ctx) ? TABS.filter((name) => !OF_ALL_BRANCHES.has(name)) : TABS;
   return h("nav", { class: "tabs no-print", "aria-label": t("admin.parts") }, shown.map((name) => h("a",
     { href: `#/admin/${name}`, "aria-current": name === here ? "page" : null }, t(`admin.tab.${name}`))));
 }
@@ -68,10 +74,7 @@ export function formDialog(title, { intro, fields, submit, save }) {
 }
 
 function troubleBox(error) {
-  const [what, remedy] = problemWords(error);
-  return h("div", { class: "notice bad" }, icon("warning"), h("div", {}, h("p", { class: "strong" }, what),
-    error.detail && error.detail !== what && error.status === 422 ? h("p", {}, error.detail) : null,
-    remedy ? h("p", {}, remedy) : null));
+  return h("div", { class: "notice bad" }, icon("warning"), h("div", {}, problemLines(error)));
 }
 
 /** Does something; what goes wrong is told in a dialog, because the list below it stays as it was. */

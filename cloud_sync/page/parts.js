@@ -2,7 +2,7 @@
 
 import { h, badge, button, clear } from "./dom.js";
 import { icon } from "./icons.js";
-import { t, has, say, number } from "./words.js";
+import { t, has, say, number, language, length } from "./words.js";
 import * as time from "./time.js";
 
 /** Tone and sign of each state of a vehicle, the worst first. */
@@ -68,19 +68,13 @@ export function cause(name) {
 export function placeText(place) {
   if (!place) return t("shell.place.none");
   if (place.name && !place.distance_m) return place.name;
-  if (place.name) return t("shell.place.near", { name: place.name, distance: distance(place.distance_m) });
+  if (place.name) return t("shell.place.near", { name: place.name, distance: length(place.distance_m) });
   return coordinates(place);
 }
 
 /** Coordinates of a coarse place: two decimals, and that they are no better than that. */
 export function coordinates(place) {
   return t("shell.place.coarse", { lat: place.lat.toFixed(2), lon: place.lon.toFixed(2) });
-}
-
-/** A length for people. */
-export function distance(metres) {
-  if (metres < 1000) return t("shell.unit.m", { n: number(metres) });
-  return t("shell.unit.km", { n: number(metres / 1000, metres < 10_000 ? 1 : 0) });
 }
 
 /** Sentences of {code, params} as a list; nothing for none. */
@@ -102,16 +96,31 @@ export function problemWords(error) {
   const remedy = code && has(`problem.${code}.remedy`) ? t(`problem.${code}.remedy`)
     : code && has(`shell.problem.${code}.remedy`) ? t(`shell.problem.${code}.remedy`) : error.remedy || "";
   if (known) return [known, remedy];
-  if (error && error.title) return [error.detail ? `${error.title}: ${error.detail}` : error.title, remedy];
+  if (error && error.title) return [error.title, remedy];
   return [t("shell.problem.unknown", { what: (error && error.message) || "" }), remedy];
+}
+
+// Refusals whose reason only the server knows: which rule, which field, how long to wait.
+const WITH_REASON = new Set([400, 403, 409, 422, 429]);
+
+/** The server's own reason for a refusal, which is English; null where it says no more than the words do. */
+export function reason(error) {
+  if (!error || !error.detail || (!WITH_REASON.has(error.status) && has(`problem.${error.code}`))) return null;
+  if (language() !== "zh") return h("p", { class: "reason" }, `${error.detail[0].toUpperCase()}${error.detail.slice(1)}`);
+  return h("p", { class: "reason" }, t("shell.problem.reason"), " ", h("q", { lang: "en" }, error.detail));
+}
+
+/** What went wrong, the server's reason, what to do: the lines of a box. */
+export function problemLines(error) {
+  const [what, remedy] = problemWords(error);
+  return [h("p", { class: "strong" }, what), reason(error), remedy ? h("p", {}, remedy) : null];
 }
 
 /** A box which says what went wrong and what to do, with "try again" where that may help. */
 export function problemBox(error, retry = null) {
-  const [what, remedy] = problemWords(error);
   const lasting = error && (error.status === 403 || error.status === 404);
   return h("div", { class: "notice bad", role: "alert" }, icon("warning"), h("div", {},
-    h("p", { class: "strong" }, what), remedy ? h("p", {}, remedy) : null,
+    problemLines(error),
     retry && !lasting ? button(t("shell.retry"), retry, { icon: "refresh" }) : null));
 }
 

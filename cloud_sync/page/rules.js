@@ -2,10 +2,11 @@
 
 import { h, clear, append, button, badge, field, select, check, table, confirm } from "./dom.js";
 import { head, section, into, emptyBox, cause, CAUSES } from "./parts.js";
-import { t, has, number } from "./words.js";
+import { t, number, language } from "./words.js";
+import { icon } from "./icons.js";
 import * as api from "./api.js";
 import * as time from "./time.js";
-import { tabs, showOnce, formDialog, attempt, checks, listOf, joined } from "./once.js";
+import { tabs, confined, showOnce, formDialog, attempt, checks, listOf, joined } from "./once.js";
 
 const NOBODY = 1001;
 const DAYS = [0, 1, 2, 3, 4, 5, 6];
@@ -22,15 +23,29 @@ export async function show(main, ctx, params) {
 async function showRules(main, ctx) {
   const list = h("div", { class: "stack" });
   const reload = () => into(list, async () => {
-    const [rules, hooks] = await Promise.all([api.get("rules"), api.get("webhooks")]);
+    const [rules, hooks] = await Promise.all([api.get("rules"), webhooks(ctx)]);
     if (!rules.items.length) return emptyBox(t("admin.rules.empty"), t("admin.rules.empty.text"));
-    return rules.items.map((rule) => ruleCard(ctx, rule, hooks.items, reload));
+    return [mailWarning(rules), ...rules.items.map((rule) => ruleCard(ctx, rule, hooks, reload))].filter(Boolean);
   });
   clear(main).append(
     head(t("admin.rules"), t("admin.rules.sub"),
       [button(t("admin.rule.new"), () => editRule(ctx, null, reload), { icon: "plus", kind: "primary" })]),
     tabs(ctx, "rules"), list);
   await reload();
+}
+
+/** The webhooks by name; none where they belong to more branches than this account sees. */
+async function webhooks(ctx) {
+  return confined(ctx) ? [] : (await api.get("webhooks")).items;
+}
+
+/** Rules that want mail while the server has no mail server to hand it to: their messages wait and are given up. */
+function mailWarning(rules) {
+  const wanting = rules.items.filter((rule) => rule.enabled && (rule.emails.length || rule.escalate_to.length));
+  if (rules.mail !== false || !wanting.length) return null;
+  return h("div", { class: "notice warn no-mail" }, icon("warning"), h("div", {},
+    h("p", { class: "strong" }, t("admin.rules.no_mail", { names: joined(wanting.map((rule) => rule.name)) })),
+    h("p", {}, t("admin.rules.no_mail.text"))));
 }
 
 function ruleCard(ctx, rule, hooks, reload) {
@@ -47,12 +62,13 @@ function ruleCard(ctx, rule, hooks, reload) {
 /** What a rule does, a sentence for each part of it. */
 export function sentences(rule, hooks) {
   const names = hooks.filter((hook) => rule.webhooks.includes(hook.id)).map((hook) => hook.name);
-  const targets = [...rule.emails, ...names];
+  const unnamed = rule.webhooks.length - names.length;
+  const targets = [...rule.emails, ...names, ...(unnamed > 0 ? [t("admin.rule.other_webhooks", { n: unnamed })] : [])];
   return {
-    what: t("admin.rule.says.what", {
+    what: [t("admin.rule.says.what", {
       causes: rule.causes.length ? joined(rule.causes.map(cause)) : t("admin.rule.every_cause"),
       branches: rule.branches.length ? joined(rule.branches) : t("admin.rule.every_branch"),
-      severity: rule.min_severity }),
+      severity: rule.min_severity }), rule.overdue ? t("admin.rule.says.overdue") : ""].join(language() === "zh" ? "" : " ").trim(),
     who: targets.length ? t(`admin.rule.says.who.${rule.language}`, { targets: joined(targets) })
       : t("admin.rule.says.nobody"),
     quiet: quietSentence(rule.quiet),
@@ -70,12 +86,12 @@ function quietSentence(quiet) {
     { start: quiet.start, end: quiet.end, zone: quiet.zone, days, severity: quiet.except_severity });
 }
 
-const NEW_RULE = { name: "", branches: [], causes: [], min_severity: 0, emails: [], webhooks: [], quiet: null,
+const NEW_RULE = { name: "", branches: [], causes: [], min_severity: 0, overdue: false, emails: [], webhooks: [], quiet: null,
   escalate_after_s: 900, escalate_to: [], digest_after: 5, digest_s: 300, enabled: true };
 
 async function editRule(ctx, given, reload) {
-  const rule = given || { ...NEW_RULE, language: ctx.language };
-  const hooks = (await api.get("webhooks")).items;
+  const rule = given || { ...NEW_RULE, language: ctx.language, branches: ctx.session.account.branches };
+  const hooks = await webhooks(ctx);
   const form = ruleForm(ctx, rule, hooks);
   const made = await formDialog(given ? t("admin.rule.edit", { name: rule.name }) : t("admin.rule.new"), {
     fields: form.nodes, submit: t("admin.save"),
@@ -108,12 +124,13 @@ function ruleForm(ctx, rule, hooks) {
     causes: checks(t("admin.rule.causes"), CAUSES.map((name) => [name, cause(name)]), rule.causes,
       { hint: t("admin.rule.causes.hint"), onchange: () => follow() }),
     branches: field(t("admin.account.branches"), { value: rule.branches.join(", "), autocomplete: "off", ...on },
-      { hint: t("admin.account.branches.hint") }),
+      { hint: t("admin.rule.branches.hint") }),
+    overdue: check(t("admin.rule.overdue"), rule.overdue, () => follow()),
     severity: field(t("admin.rule.severity"), { type: "number", min: 0, max: 1000, value: rule.min_severity, ...on },
       { hint: t("admin.rule.severity.hint") }),
     emails: field(t("admin.rule.emails"), { value: rule.emails.join(", "), autocomplete: "off", ...on }, { hint: t("admin.rule.emails.hint") }),
     webhooks: checks(t("admin.webhooks"), hooks.map((hook) => [hook.id, hook.name]), rule.webhooks,
-      { hint: hooks.length ? null : t("admin.webhooks.empty"), onchange: () => follow() }),
+      { hint: hooks.length ? null : t(confined(ctx) ? "admin.webhooks.confined" : "admin.webhooks.empty"), onchange: () => follow() }),
     language: select([["en", "English"], ["zh", "中文"]], rule.language, () => follow()),
     isQuiet: check(t("admin.rule.quiet.on"), Boolean(rule.quiet), () => follow()),
     start: field(t("admin.rule.quiet.start"), { type: "time", value: quiet.start, ...on }),
@@ -128,10 +145,11 @@ function ruleForm(ctx, rule, hooks) {
     digestAfter: field(t("admin.rule.digest.after"), { type: "number", min: 1, max: 1000, value: rule.digest_after, ...on }),
     digestFor: field(t("admin.rule.digest.for"), { type: "number", min: 10, max: 86_400, value: rule.digest_s, ...on }),
   };
-  const value = () => ruleValue(f);
+  const unnamed = rule.webhooks.filter((id) => !hooks.some((hook) => hook.id === id));
+  const value = () => ruleValue(f, unnamed);
   const group = (title, name, ...nodes) => h("section", { class: "card" }, h("h3", {}, title), line(name), nodes);
   const nodes = [f.name.node, f.enabled.node,
-    group(t("admin.rule.part.what"), "what", f.causes.node, f.branches.node, f.severity.node),
+    group(t("admin.rule.part.what"), "what", f.causes.node, f.branches.node, f.severity.node, f.overdue.node),
     group(t("admin.rule.part.who"), "who", f.emails.node, f.webhooks.node, field(t("admin.rule.language"), f.language).node),
     group(t("admin.rule.part.quiet"), "quiet", f.isQuiet.node, f.start.node, f.end.node, field(t("admin.rule.quiet.zone"), f.zone).node,
       f.days.node, f.except.node),
@@ -141,12 +159,13 @@ function ruleForm(ctx, rule, hooks) {
   return { nodes, value, valid: () => valid(f) };
 }
 
-function ruleValue(f) {
+/** What the form says; webhooks that this account does not see stay in the rule. */
+function ruleValue(f, unnamed) {
   const whole = (entry) => Math.round(Number(entry.input.value) || 0);
   return {
     name: f.name.input.value.trim(), enabled: f.enabled.input.checked, causes: f.causes.values(),
-    branches: listOf(f.branches.input.value), min_severity: whole(f.severity), emails: listOf(f.emails.input.value),
-    webhooks: f.webhooks.values(), language: f.language.value,
+    branches: listOf(f.branches.input.value), min_severity: whole(f.severity), overdue: f.overdue.input.checked, emails: listOf(f.emails.input.value),
+    webhooks: [...f.webhooks.values(), ...unnamed], language: f.language.value,
     quiet: f.isQuiet.input.checked ? { start: f.start.input.value, end: f.end.input.value, zone: f.zone.value,
       days: f.days.values(), except_severity: whole(f.except) } : null,
     escalate_after_s: f.escalates.input.checked ? whole(f.after) * 60 : null, escalate_to: listOf(f.to.input.value),
@@ -208,7 +227,7 @@ function webhookTable(ctx, items, reload) {
     { label: t("admin.webhook.waiting"), class: "num", cell: (row) => number(row.waiting) },
     { label: t("admin.webhook.dead"), class: "num", cell: (row) => (row.dead
       ? h("a", { href: "#/admin/deliveries?state=dead" }, badge(number(row.dead), "bad", "warning")) : number(0)) },
-    { label: t("admin.webhook.error"), cell: (row) => (row.last_error ? h("span", { lang: "en" }, row.last_error) : t("admin.none")) },
+    { label: t("admin.webhook.error"), cell: (row) => errorWords(row.last_error) },
     { label: t("admin.actions"), class: "no-print", cell: (row) => h("div", { class: "actions" },
       button(t("admin.webhook.test"), () => testWebhook(ctx, row, reload), { icon: "radio", ...about(t("admin.webhook.test"), row) }),
       button(t("admin.delete"), () => remove(ctx, `webhooks/${row.id}`, t("admin.webhook.delete.sure", { name: row.name }), reload),
@@ -288,20 +307,43 @@ function deliveryTable(ctx, items, reload) {
     { label: t("admin.delivery.subject"), head: true, cell: (row) => row.subject },
     { label: t("admin.delivery.target"), cell: (row) => t("admin.about",
       { what: t(`admin.channel.${row.channel}`), name: row.target }) },
-    { label: t("admin.delivery.state"), cell: (row) => badge(t(`admin.delivery.${row.state}`), ...TONES[row.state]) },
+    { label: t("admin.delivery.state"), cell: (row) => h("div", { class: "stack tight" },
+      h("div", {}, badge(t(`admin.delivery.${row.state}`), ...TONES[row.state])), row.error ? errorWords(row.error) : null) },
     { label: t("admin.delivery.attempts"), class: "num", cell: (row) => number(row.attempts) },
     { label: t("admin.delivery.made"), cell: (row) => time.atNode(row.made_at) },
     { label: t("admin.delivery.next"), cell: (row) => (row.state === "delivered" ? time.atNode(row.delivered_at)
       : row.next_at ? time.atNode(row.next_at) : t("admin.none")) },
-    { label: t("admin.delivery.error"), cell: (row) => errorWords(row.error) },
     { label: t("admin.actions"), class: "no-print", cell: (row) => (row.state === "dead" ? button(t("admin.delivery.retry"),
       () => retry(ctx, row, reload), { icon: "refresh", "aria-label": t("admin.about", { what: t("admin.delivery.retry"), name: row.subject }) }) : null) },
   ], { caption: t("admin.deliveries"), captionHidden: true, rows: items, key: (row) => row.id });
 }
 
+// What the server writes down of a failed attempt, in English, and the words for it.
+const GIVEN_UP = /^given up after (\d+) h: /;
+const FAILURES = [
+  [/^no answer within|did not answer within/, "no_answer"],
+  [/^connection failed|cannot be reached/, "unreachable"],
+  [/^the host cannot be found/, "no_host"],
+  [/410 Gone/, "gone"],
+  [/^the webhook was removed/, "removed"],
+  [/redirects are not followed/, "redirect"],
+  [/^the target answered/, "refused"],
+  [/^there is no mail server/, "no_mail"],
+  [/refuses the login/, "mail_login"],
+  [/^the mail server/, "mail_refused"],
+  [/is no mail address/, "no_address"],
+  [/^http is refused|inside a private network|is no web address/, "not_allowed"],
+];
+
+/** Why an attempt failed: in words, and below them what the server wrote down, in English. */
 function errorWords(error) {
   if (!error) return t("admin.none");
-  return has(error) ? t(error) : h("span", { lang: "en", class: "mono" }, error);
+  const hours = GIVEN_UP.exec(error);
+  const told = error.replace(GIVEN_UP, "");
+  const [, word] = FAILURES.find(([like]) => like.test(told)) || [null, "other"];
+  return h("div", { class: "stack tight failure" },
+    h("span", {}, hours ? [t("admin.error.given_up", { hours: number(Number(hours[1])) }), " "] : null, t(`admin.error.${word}`)),
+    h("span", { lang: "en", class: "mono" }, told));
 }
 
 async function retry(ctx, row, reload) {

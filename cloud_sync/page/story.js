@@ -6,7 +6,7 @@ import { t, number, language } from "./words.js";
 import * as api from "./api.js";
 import * as time from "./time.js";
 import { caseState, cause, into, placeText, printButton, problemBox, section, titleState } from "./parts.js";
-import { bigMark, copyButton, exportBundle, hash, logLink, original, placeMap, saidList, soon, sureLong, told,
+import { bigMark, copyButton, exportBundle, hash, logLink, original, placeMap, saidList, soon, sure, told,
   verifyHelp } from "./bits.js";
 import { showLanes } from "./lanes.js";
 
@@ -120,8 +120,8 @@ class Story {
     const { story } = this;
     return pairs([
       [t("incident.opened"), h("span", {}, time.momentNode(row.opened), " · ", time.agoNode(row.opened.at))],
-      [t("incident.sure"), sureLong(row.confidence)],
-      [t("incident.place"), h("span", {}, placeText(row.place), row.place && row.place.at ? [" · ",
+      [t("incident.sure"), sure(row.confidence)],
+      [t(row.place_of === "vehicle" ? "incident.place.last" : "incident.place"), h("span", {}, placeText(row.place), row.place && row.place.at ? [" · ",
         time.momentNode(row.place.at)] : null)],
       [t("incident.assignee"), row.assignee || t("incident.nobody")],
       [t("incident.device_says"), row.device_open ? t("incident.device_open") : row.closed_at
@@ -158,8 +158,8 @@ class Story {
       const chinese = language() === "zh" && line.text_zh && line.text_zh !== line.text;
       return h("li", {}, icon(SENSOR_SIGNS[line.sensor] || "info"), h("span", { class: "strong" },
         t(`incident.sensor.${line.sensor}`)),
-        h("div", {}, h("span", chinese ? {} : { lang: "en" }, chinese ? line.text_zh : line.text),
-          ...[original(line.text, line.text_zh)].filter(Boolean)));
+        h("div", {}, h("span", chinese ? {} : { lang: "en" }, withTimes(chinese ? line.text_zh : line.text)),
+          line.sensor === "roadside" ? null : original(line.text, line.text_zh)));
     })) : h("p", { class: "sub" }, t("incident.evidence.none"))));
   }
 
@@ -233,10 +233,12 @@ class Story {
     const note = field(t(needed ? "incident.note" : "incident.note.optional"),
       h("textarea", { rows: 4, maxlength: 2000, value: this.drafts.get(verb) || "", required: needed }),
         { hint: t(`incident.verb.${verb}.hint`) });
-    const names = [...new Set([this.ctx.session.account.name, ...this.ctx.session.accounts])];
+    const own = this.ctx.session.account.name;
+    const able = this.story.assignable || this.ctx.session.accounts;
+    const names = able.includes(own) ? [own, ...able.filter((name) => name !== own)] : able;
     const who = verb === "assign" ? field(t("incident.assign_to"),
-      select(names.map((name, index) => [name, index ? name : t("incident.to_me", { name })]),
-      this.story.incident.assignee || names[0], null)) : null;
+      select(names.map((name) => [name, name === own ? t("incident.to_me", { name }) : name]),
+      names.includes(this.story.incident.assignee) ? this.story.incident.assignee : names[0], null)) : null;
     const problem = h("div", {});
     const submit = h("button", { type: "submit", class: `button ${DANGER.has(verb) ? "danger" : "primary"}` },
       icon(VERB_SIGNS[verb]), h("span", {}, t(`incident.verb.${verb}`)));
@@ -284,6 +286,13 @@ class Story {
     this.notice(box);
     box.focus();
   }
+}
+
+const ISO = /\d{4}-\d\d-\d\dT[\d:.]+Z/g;
+
+/** A line of the collector with its times as people read them. */
+function withTimes(text) {
+  return text.replace(ISO, (at) => time.at(at, "always"));
 }
 
 /** "Li Wei assigned this to Chen" */

@@ -141,6 +141,11 @@ export function duration(ms) {
   return t("shell.time.d", { n: Math.round(size / DAY) });
 }
 
+/** Whole minutes in words: "less than a minute", "8 min", "3 h", "5 days". */
+export function minutes(count) {
+  return count < 1 ? t("shell.time.under_a_minute") : count < 2 ? t("shell.time.min", { n: 1 }) : duration(count * MINUTE);
+}
+
 /** "3 min ago" or "in 2 h", against the server's clock. */
 export function ago(iso) {
   const ms = Date.parse(iso);

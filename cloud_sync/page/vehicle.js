@@ -90,8 +90,7 @@ class Vehicle {
     if (this.map) this.map.destroy();
     this.map = null;
     if (place) {
-      const where = [{ ...place, at: place.at ? place.at.at : null }];
-      placeMap(map, this.ctx, where, t("record.place")).then((made) => {
+      placeMap(map, this.ctx, [place], t("record.place")).then((made) => {
         this.map = made;
       });
     }

@@ -63,6 +63,12 @@ const NAMED = {
   state: (name) => `shell.title.${name}`,
 };
 
+/** The form of a sentence for its figures: `.at` where it is no distance away, `.now` where it is no minute old. */
+function formOf(code, params) {
+  const near = "distance" in params && !params.distance && has(`${code}.at`) ? `${code}.at` : code;
+  return params.minutes === 0 && has(`${near}.now`) ? `${near}.now` : near;
+}
+
 const ISO = /^\d{4}-\d\d-\d\dT[\d:.]+Z$/;
 
 /** The text of {code, params} as the API sends it, its names and times as people read them. */
@@ -75,7 +81,10 @@ export function say(said) {
   for (const [name, value] of Object.entries(params)) {
     if (ISO.test(value)) params[name] = time.at(value, "always");
   }
-  return t(said.code, params);
+  const code = formOf(said.code, params);
+  if (typeof params.minutes === "number") params.minutes = time.minutes(params.minutes);
+  if (typeof params.distance === "number") params.distance = length(params.distance);
+  return t(code, params);
 }
 
 /** The sentence of a device in the language of the page: the signed English one, or its Chinese rendering. */
@@ -88,6 +97,12 @@ export function number(value, digits = 0) {
   if (value === null || value === undefined) return "–";
   return new Intl.NumberFormat(current === "zh" ? "zh-CN" : "en-GB",
     { minimumFractionDigits: digits, maximumFractionDigits: digits }).format(value);
+}
+
+/** A length for people: "300 m", "1.2 km". */
+export function length(metres) {
+  if (metres < 1000) return t("shell.unit.m", { n: number(metres) });
+  return t("shell.unit.km", { n: number(metres / 1000, metres < 10_000 ? 1 : 0) });
 }
 
 /** A size in bytes for people. */
