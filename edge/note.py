@@ -3,6 +3,10 @@
 Strict, because two byte forms of one tree head split a quorum of witnesses: only canonical base64, only
 plain decimal, no control characters, no empty extension line. Signatures by unknown keys are ignored; a
 failing signature of a key that is known refuses the note. Anything wrong raises NoteError.
+
+A **TIME statement** is a checkpoint whose signature line is a time-stamped cosignature (C2SP
+tlog-cosignature) by the log itself: the log had this root at that second, so everything under it was logged
+by then.
 """
 
 from __future__ import annotations
@@ -22,6 +26,8 @@ from edge.errors import NoteError
 
 ED25519: Final = 0x01
 """Signature type of signed-note; the others are unknown keys to this reader."""
+COSIGNATURE: Final = 0x04
+"""Signature type of a time-stamped Ed25519 cosignature (C2SP tlog-cosignature)."""
 KEY_BYTES: Final = 32
 ROOT_BYTES: Final = 32
 MAX_SIZE: Final = (1 << 63) - 1
@@ -32,6 +38,9 @@ MAX_SIGNATURES: Final = 100
 _DASH: Final = "— "
 _DECIMAL = re.compile(r"0|[1-9][0-9]{0,18}", re.ASCII)
 _ID_BYTES: Final = 4
+_TIME_BYTES: Final = 8
+MAX_TIME_S: Final = 253_402_300_799
+"""9999-12-31T23:59:59Z: a later time is a mistake of unit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +55,13 @@ class NoteKey:
     def id(self) -> bytes:
         """The first 4 bytes of SHA-256(name || 0x0A || type || key): a hint, not a commitment."""
         return hashlib.sha256(self.name.encode() + b"\n" + bytes([ED25519]) + self.public).digest()[
+            :_ID_BYTES
+        ]
+
+    @property
+    def cosigner_id(self) -> bytes:
+        """The id of the same key where it signs times: another type, so another id."""
+        return hashlib.sha256(self.name.encode() + b"\n" + bytes([COSIGNATURE]) + self.public).digest()[
             :_ID_BYTES
         ]
 
@@ -76,6 +92,15 @@ class Checkpoint:
     """0 .. 2^63 - 1 leaves."""
     root: bytes
     extensions: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TimedCheckpoint:
+    """A tree head that its log had at that second."""
+
+    checkpoint: Checkpoint
+    at_s: int
+    """Seconds since 1970-01-01T00:00:00Z by the clock of the log, rounded up: an upper bound."""
 
 
 def valid_key_name(name: str) -> bool:
@@ -169,6 +194,31 @@ def verify_checkpoint(data: bytes, origin: str, log_key: bytes) -> Checkpoint:
     if checkpoint.origin != origin:
         raise NoteError(f"the checkpoint is of log {checkpoint.origin!r:.80}, not of {origin!r:.80}")
     return checkpoint
+
+
+def cosigned_message(text: str, at_s: int) -> bytes:
+    """What a cosignature of the checkpoint `text` at `at_s` signs. Raises NoteError."""
+    if not 0 < at_s <= MAX_TIME_S:
+        raise NoteError(f"{at_s} s since 1970 is no time of a checkpoint")
+    return f"cosignature/v1\ntime {at_s}\n{text}".encode()
+
+
+def verify_time(data: bytes, origin: str, log_key: bytes) -> TimedCheckpoint:
+    """The TIME statement `data` of log `origin`, cosigned by its own key. Raises NoteError."""
+    note = parse_note(data)
+    key = NoteKey(origin, log_key)
+    own = [s.signature for s in note.signatures if (s.name, s.id) == (key.name, key.cosigner_id)]
+    if len(own) != 1:
+        raise NoteError(f"a TIME statement has one cosignature of its log, not {len(own)}")
+    at_s, signature = int.from_bytes(own[0][:_TIME_BYTES], "big"), own[0][_TIME_BYTES:]
+    try:
+        Ed25519PublicKey.from_public_bytes(log_key).verify(signature, cosigned_message(note.text, at_s))
+    except (InvalidSignature, ValueError) as error:
+        raise NoteError(f"the cosignature of {origin} does not verify") from error
+    checkpoint = parse_checkpoint(note.text)
+    if checkpoint.origin != origin:
+        raise NoteError(f"the TIME statement is of log {checkpoint.origin!r:.80}, not of {origin!r:.80}")
+    return TimedCheckpoint(checkpoint, at_s)
 
 
 def decode_base64(text: str) -> bytes:

@@ -24,7 +24,8 @@ from cloud_sync.evidence.__main__ import text
 from cloud_sync.evidence.__main__ import verify as command_app
 from cloud_sync.evidence.bundle import Bundle
 from cloud_sync.evidence.keys import FOREIGN
-from cloud_sync.evidence.verify import IncidentLine, Report, verify
+from cloud_sync.evidence.lines import IncidentLine
+from cloud_sync.evidence.verify import Report, verify
 from cloud_sync.log.checkpoint import sign_checkpoint
 from cloud_sync.runtime import bundles, queries
 from cloud_sync.runtime.bundles import IncidentRef
@@ -412,7 +413,8 @@ def test_truncated_and_continued_bundles_are_refused(world: World) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {0: 2},
+        {0: 3},
+        {0: 1},
         {0: True},
         {1: "town"},
         {7: [b"r" * 16, 1]},
@@ -421,6 +423,10 @@ def test_truncated_and_continued_bundles_are_refused(world: World) -> None:
         {6: [1]},
         {10: []},
         {11: 0},
+        {11: [[1]]},
+        {11: [[b"note", [1]]]},
+        {12: [1]},
+        {13: 0},
         {8: None},
     ],
 )

@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Final
 
 import typer
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from cloud_sync.errors import BundleError
 from cloud_sync.evidence.bundle import MAX_BUNDLE_BYTES
 from cloud_sync.evidence.keys import FOREIGN
-from cloud_sync.evidence.verify import NO_TIME, Report
+from cloud_sync.evidence.lines import NO_TIME
+from cloud_sync.evidence.verify import Report
 from cloud_sync.evidence.verify import verify as check
 from edge.errors import ConfigError
 from edge.trust import Trust
 
 EXIT_USAGE: Final = 2
 EXIT_FAILED: Final = 40
+MAX_CRL_BYTES: Final = 16 << 20
+"""A revocation list of about 400,000 certificates."""
+_MOMENTS: Final = ["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%SZ"]
 _SHOWN: Final = 80
 """Lines of runs, and of incidents and statements, on the screen; --json has all of them."""
 
@@ -34,6 +41,14 @@ def run(
             help="trust.json from a source you believe. Without it nothing says whose keys these are."
         ),
     ] = None,
+    crl: Annotated[
+        list[Path] | None,
+        typer.Option(help="Revocation list of the device CA (crl/event.crl); the bundle's own count too."),
+    ] = None,
+    at: Annotated[
+        datetime | None,
+        typer.Option(help="Verify as at this moment (UTC); now, if left out.", formats=_MOMENTS),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Check BUNDLE. Exit code 0 when everything in it holds (with --trust: under the keys you gave, which
@@ -42,7 +57,7 @@ def run(
     try:
         if bundle.stat().st_size > MAX_BUNDLE_BYTES:
             raise BundleError(f"larger than {MAX_BUNDLE_BYTES} bytes: not a bundle of ours")
-        report = check(bundle.read_bytes(), keys)
+        report = check(bundle.read_bytes(), keys, _moment(at), [_crl(path) for path in crl or ()])
     except OSError as error:
         typer.echo(f"verify: cannot read {bundle}: {error.strerror}", err=True)
         raise typer.Exit(EXIT_USAGE) from error
@@ -106,6 +121,11 @@ def _checked(report: Report) -> list[str]:
             f"{report.statements} statements of the cloud; made under: {_clocks(report)}"
         ),
     ]
+    if report.by_time:
+        out.append(
+            f"{report.by_time} segments are of a certificate that has ended or was revoked since; the log's "
+            "signed time shows them from before"
+        )
     for run in report.runs[:_SHOWN]:
         out.append(
             f"  run {run.run.hex()[:8]}: segments {run.first} to {run.last} without a gap; dropped on "
@@ -141,6 +161,22 @@ def _clocks(report: Report) -> str:
         return known or "unknown (no segments)"
     gone = "the clock's kind was in what is erased"
     return f"{known}; of the {report.erased} erased segments unknown: {gone}" if known else f"unknown: {gone}"
+
+
+def _moment(at: datetime | None) -> datetime:
+    return datetime.now(UTC) if at is None else at.replace(tzinfo=UTC)
+
+
+def _crl(path: Path) -> bytes:
+    try:
+        if path.stat().st_size > MAX_CRL_BYTES:
+            raise ValueError(f"larger than {MAX_CRL_BYTES} bytes")
+        data = path.read_bytes()
+        pem = data.lstrip().startswith(b"-----")
+        return x509.load_pem_x509_crl(data).public_bytes(Encoding.DER) if pem else data
+    except (OSError, ValueError) as error:
+        typer.echo(f"verify: revocation list {path}: {error}", err=True)
+        raise typer.Exit(EXIT_USAGE) from error
 
 
 def _trust(path: Path) -> Trust:

@@ -1,16 +1,18 @@
 """The offline verifier: bundle bytes and keys in, a report out. Knows neither store nor collector.
 
-What a verified bundle proves: the device that the fleet's authority certified signed these events; the log
-holds each segment and statement at the index given, under a checkpoint that the log's key signed; within
-each run nothing between the first and the last segment shown was added, changed or left out without the
-device itself having said so. What it cannot prove stands in `Report.unproven`.
+What a verified bundle proves: the device that the fleet's authority certified signed these events, and
+where its certificate has ended since, before that end by the log's own signed time; the log holds each
+segment and statement at the index given, under a checkpoint that the log's key signed; within each run
+nothing between the first and the last segment shown was added, changed or left out without the device itself
+having said so. What it cannot prove stands in `Report.unproven`.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Final
 
 from cryptography import x509
@@ -19,39 +21,24 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cloud_sync.evidence.bundle import Bundle, SegmentEntry, StatementEntry, decode
 from cloud_sync.evidence.chain import Link, RunReport, check_runs
 from cloud_sync.evidence.keys import FOREIGN, UNREADABLE, claimed_trust, differences, is_foreign
-from cloud_sync.statement import ACCESS, CASE, TITLE, Statement, parse_statement, peek_statement
+from cloud_sync.evidence.lines import IncidentLine, incident_line, statement_line
+from cloud_sync.evidence.logged import Times, Window, judge, read_revocations, read_times
+from cloud_sync.statement import TITLE, parse_statement, peek_statement
 from edge import segment as sg
 from edge.chain import check as check_chain
 from edge.errors import EdgeError
-from edge.event import Event, Key, Kind
+from edge.event import Kind
 from edge.merkle import leaf_hash, verify_inclusion
 from edge.note import Checkpoint, verify_checkpoint
 from edge.trust import Trust
 from firmware_bridge.errors import WireError
 from firmware_bridge.wire import cose
 from firmware_bridge.wire.stamp import ClockKind
-from models.verdict import CAUSE_NAMES, Action
 from provisioning.ca import verify_event_certificate
 from provisioning.errors import IdentityError
 
 MAX_FAILURES: Final = 100
 """Sentences about what failed; a bundle of rubbish would have thousands."""
-
-NO_TIME: Final = "time unknown"
-
-
-@dataclass(frozen=True, slots=True)
-class IncidentLine:
-    """One incident event, as the device said it."""
-
-    run: str
-    seq: int
-    incident: int
-    action: str
-    cause: str
-    sentence: str
-    at: str | None
-    """Wall time as the device claims it, ISO 8601; None where it did not know."""
 
 
 @dataclass(slots=True)
@@ -80,6 +67,12 @@ class Report:
     incidents: list[IncidentLine] = field(default_factory=list)
     titles: list[str] = field(default_factory=list)
     """Statements of the cloud in the order of the log, each beginning with its time or 'time unknown'."""
+    times: int = 0
+    """TIME statements of the log that hold."""
+    by_time: int = 0
+    """Segments whose certificate has ended or was revoked since, and that the log shows from before."""
+    revocation_lists: int = 0
+    """Revocation lists of the device CA that were given."""
     title_words: bool = False
     """A title statement is among `titles`: it names organisations."""
     failures: list[str] = field(default_factory=list)
@@ -101,11 +94,15 @@ class Report:
             self.failures.append(sentence)
 
 
-def verify(data: bytes, trust: Trust | None) -> Report:
+def verify(
+    data: bytes, trust: Trust | None, now: datetime | None = None, revocations: Sequence[bytes] = ()
+) -> Report:
     """Check the bundle in `data` with the keys of `trust`, or with its own claimed keys where that is None.
 
-    The bundle's own keys must be those of `trust`. Raises BundleError when the bytes are not a bundle.
-    Whatever else is wrong stands in `Report.failures`.
+    `now` (with a time zone) is the verifier's time: certificates that have ended by then, or by the newest
+    time in the bundle, need a TIME statement of the log; None takes the latter alone. `revocations` are
+    lists of the device CA (DER) beside those of the bundle. The bundle's own keys must be those of `trust`.
+    Raises BundleError when the bytes are not a bundle. Whatever else is wrong stands in `Report.failures`.
     """
     bundle = decode(data)
     report = Report(bundle.scope, bundle.tenant, bundle.device, bundle.origin, trusted=trust is not None)
@@ -119,7 +116,10 @@ def verify(data: bytes, trust: Trust | None) -> Report:
     if trust is not None:
         for sentence in differences(bundle, trust):
             report.fail(sentence)
-    links, sealed = _segments(bundle, checkpoint, _event_keys(bundle, keys, report), report)
+    known = _event_keys(bundle, keys, report)
+    links, sealed = _segments(bundle, checkpoint, {kid: key for kid, (key, _) in known.items()}, report)
+    times = _times(bundle, checkpoint, keys, report)
+    _logged(bundle, sealed, _windows(bundle, keys, known, revocations, report), times, now, report)
     _statements(bundle, checkpoint, keys, report)
     _chain(links, sealed, report)
     _incidents(bundle, links, report)
@@ -142,9 +142,12 @@ def _checkpoint(bundle: Bundle, keys: Trust, report: Report) -> Checkpoint | Non
     return None
 
 
-def _event_keys(bundle: Bundle, trust: Trust, report: Report) -> dict[bytes, cose.PublicKey]:
-    """Key id -> event keys of the bundle's device that the device CA certified."""
-    keys: dict[bytes, cose.PublicKey] = {}
+Known = dict[bytes, tuple[cose.PublicKey, list[x509.Certificate]]]
+"""Key id -> an event key of the bundle's device, and what the device CA certified it with."""
+
+
+def _event_keys(bundle: Bundle, trust: Trust, report: Report) -> Known:
+    keys: Known = {}
     if trust.device_ca is None:
         report.fail("the trust file names no device_ca: nothing can be said about who signed")
         return keys
@@ -160,8 +163,58 @@ def _event_keys(bundle: Bundle, trust: Trust, report: Report) -> dict[bytes, cos
         if (identity.tenant, identity.device) != (bundle.tenant, bundle.device):
             report.fail(f"the certificate is of {identity.tenant}/{identity.device}, another device")
         elif isinstance(public, ec.EllipticCurvePublicKey):
-            keys[cose.key_id(public)] = public
+            keys.setdefault(cose.key_id(public), (public, []))[1].append(certificate)
     return keys
+
+
+def _times(bundle: Bundle, checkpoint: Checkpoint, trust: Trust, report: Report) -> Times:
+    times, problems = read_times(bundle.times, trust, checkpoint)
+    for sentence in problems:
+        report.fail(sentence)
+    report.times = len(times.moments)
+    return times
+
+
+def _windows(
+    bundle: Bundle, trust: Trust, known: Known, more: Sequence[bytes], report: Report
+) -> dict[bytes, list[Window]]:
+    """Key id -> when its certificates are good, by the revocation lists that hold."""
+    if trust.device_ca is None:
+        return {}
+    revoked, problems = read_revocations([*bundle.revocations, *more], trust.device_ca)
+    for sentence in problems:
+        report.fail(sentence)
+    report.revocation_lists = len(bundle.revocations) + len(more)
+    return {
+        kid: [
+            Window(one.not_valid_before_utc, one.not_valid_after_utc, revoked.get(one.serial_number))
+            for one in certificates
+        ]
+        for kid, (_, certificates) in known.items()
+    }
+
+
+def _logged(
+    bundle: Bundle,
+    sealed: Sequence[sg.Sealed],
+    windows: dict[bytes, list[Window]],
+    times: Times,
+    now: datetime | None,
+    report: Report,
+) -> None:
+    """Refuse segments whose certificate was not good when they were logged.
+
+    A replay's or a simulation's time is not that of certificates; it is said what they are.
+    """
+    index = {entry.hash: entry.index for entry in bundle.segments}
+    present = max((one for one in (now, times.last) if one is not None), default=None)
+    for one in sealed:
+        if one.segment.clock is not ClockKind.LIVE:
+            continue
+        found = judge(windows.get(one.kid, []), times.by(index[one.hash]), present)
+        report.by_time += found.by_time
+        if found.refused:
+            report.fail(f"segment {one.segment.number} of run {one.segment.run.hex()[:8]}: {found.refused}")
 
 
 def _segments(
@@ -226,7 +279,7 @@ def _statements(bundle: Bundle, checkpoint: Checkpoint, trust: Trust, report: Re
         if made.hash != entry.hash or made.tenant != bundle.tenant:
             report.fail(f"{what}: it is not the log's entry, or of another tenant")
             continue
-        report.titles.append(_statement_line(made))
+        report.titles.append(statement_line(made))
         report.title_words = report.title_words or made.type == TITLE
 
 
@@ -264,7 +317,7 @@ def _incidents(bundle: Bundle, links: list[Link], report: Report) -> None:
         for event in link.segment.events if link.segment else ():
             if event.kind is not Kind.INCIDENT:
                 continue
-            report.incidents.append(_incident_line(link.entry.run, event))
+            report.incidents.append(incident_line(link.entry.run, event))
             if bundle.incident == (link.entry.run, event.seq):
                 opening = True
     if not opening:
@@ -283,6 +336,8 @@ def _unproven(bundle: Bundle, trust: Trust, report: Report) -> None:
     if any(kind != ClockKind.LIVE.name.lower() for kind in report.clocks):
         say("THAT IT HAPPENED: made under a replayed or simulated clock, as every segment of it says.")
     say("that the sensors were right: only that this device read and signed it.")
+    if report.segments > report.erased and not report.revocation_lists:
+        say("that no key of it was revoked: no revocation list of the device CA is in the bundle, or given.")
     say("what the device did after the last segment shown: a later heartbeat or segment would show it.")
     if bundle.incident is not None:
         say("other runs of the device: an incident's bundle holds one run, or a stretch of it.")
@@ -300,36 +355,3 @@ def _unproven(bundle: Bundle, trust: Trust, report: Report) -> None:
         )
     if any(run.first > 0 for run in report.runs):
         say("what stood in a run before its first segment shown.")
-
-
-def _incident_line(run: bytes, event: Event) -> IncidentLine:
-    body = event.body
-    number, cause, action, sentence = (
-        body.get(key) for key in (Key.INCIDENT, Key.CAUSE, Key.ACTION, Key.SENTENCE)
-    )
-    names = {int(value): value.name.lower() for value in Action}
-    causes = {int(value): name for value, name in CAUSE_NAMES.items()}
-    return IncidentLine(
-        run.hex(), event.seq, number if isinstance(number, int) else 0,
-        names.get(action, "unknown") if isinstance(action, int) else "unknown",
-        causes.get(cause, "unknown") if isinstance(cause, int) else "unknown",
-        sentence if isinstance(sentence, str) else "",
-        _iso(None if event.stamp.wall_ns is None else event.stamp.wall_ns // 1_000_000),
-    )  # fmt: skip
-
-
-def _statement_line(made: Statement) -> str:
-    words = [value for value in made.body.values() if isinstance(value, str)]
-    if made.type in (CASE, ACCESS):  # what people typed stands in lists
-        for value in made.body.values():
-            if isinstance(value, list):
-                words += [" ".join(text.split()) for text in value if isinstance(text, str) and text]
-    return f"{_iso(made.wall_ms) or NO_TIME} {made.type}: {', '.join(words)}"
-
-
-def _iso(wall_ms: int | None) -> str | None:
-    if wall_ms is None or not 0 <= wall_ms < 253_402_300_800_000:
-        return None
-    return (
-        datetime.fromtimestamp(wall_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    )
