@@ -35,6 +35,15 @@ TenantOption = Annotated[
     str | None, typer.Option("--tenant", help="Tenant; the one of collector.toml unless given.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
+MetricsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--metrics", metavar="HOST:PORT", envvar="HOLDFAST_METRICS", help="Serve figures for Prometheus here."
+    ),
+]
+LogFormat = Annotated[
+    str | None, typer.Option("--log-format", help="Lines outside the journal: text or json; auto is text.")
+]
 OrgOption = Annotated[str, typer.Option("--org", help="Organisation that acts.", show_default=False)]
 TokenArgument = Annotated[
     str,
@@ -67,21 +76,33 @@ def _said_plainly() -> Iterator[None]:
         raise typer.Exit(EXIT_FAILED) from error
 
 
+def _log_as(form: str | None) -> None:
+    from firmware_bridge.runtime import journal
+
+    try:
+        journal.choose(form)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--log-format") from error
+
+
 @collect.command()
-def _collect(config: ConfigOption) -> None:
+def _collect(config: ConfigOption, metrics: MetricsOption = None, log_format: LogFormat = None) -> None:
     """Run a collector until SIGTERM."""
     from cloud_sync.runtime import collectord
 
-    raise typer.Exit(collectord.run(config))
+    _log_as(log_format)
+    raise typer.Exit(collectord.run(config, metrics))
 
 
 @broker.command()
 def _broker(
     config: Annotated[Path, typer.Option("--config", help="broker.toml", show_default=False)],
+    log_format: LogFormat = None,
 ) -> None:
     """Run the embedded broker until SIGTERM."""
     from cloud_sync.runtime import broker as daemon
 
+    _log_as(log_format)
     raise typer.Exit(daemon.run(config))
 
 
@@ -355,27 +376,33 @@ def _evidence(
         str | None,
         typer.Option("--device", help="Only this device's incidents; with no --incident its chain."),
     ] = None,
+    purpose: Annotated[
+        str, typer.Option("--purpose", help="Why it is wanted; stands in the audit and in the log.")
+    ] = "exported at the server's console, no purpose given",
     tenant: TenantOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write a bundle that `holdfast verify` checks offline; without --out, list the incidents."""
-    from cloud_sync.runtime import bundles, queries
+    """Write a bundle that `holdfast verify` checks offline; without --out, list the incidents.
+
+    A bundle holds exact positions: the audit says first that the account `console` took it, and what for.
+    """
+    from cloud_sync.runtime import console_export, queries
     from cloud_sync.runtime.titles import tenant_of
 
     if out is None and incident is not None:
         raise typer.BadParameter("say where the bundle goes", param_hint="--out")
     if out is not None and incident is None and device is None:
         raise typer.BadParameter("'first', a number of the list, or --device", param_hint="--incident")
+    if len(purpose.strip()) < 3:
+        raise typer.BadParameter("say what it is needed for, in a few words", param_hint="--purpose")
     with _said_plainly():
         who = tenant_of(config, tenant)
         rows = [row for row in queries.incidents(config, who) if device is None or row["device"] == device]
         if out is None:
             _list_incidents(rows, as_json)
             return
-        if incident is None:
-            bundles.export_device(config, who, str(device), out)
-        else:
-            bundles.export_incident(config, who, _chosen(rows, incident), out)
+        what = str(device) if incident is None else _chosen(rows, incident)
+        console_export.export(config, who, what, purpose, out)
     typer.echo(json.dumps({"out": str(out), "bytes": out.stat().st_size}) if as_json else str(out))
 
 
@@ -428,13 +455,13 @@ def _serve(
     config: Annotated[Path, typer.Option("--config", help="serve.toml", show_default=False)],
     new_link: Annotated[
         str | None,
-        typer.Option(
-            "--new-link", metavar="NAME", help="Make a one-time link for this account and end."
-        ),
+        typer.Option("--new-link", metavar="NAME", help="Make a one-time link for this account and end."),
     ] = None,
     tenant: Annotated[
         str | None, typer.Option("--tenant", help="Of NAME; a tenant without accounts gets its first one.")
     ] = None,
+    metrics: MetricsOption = None,
+    log_format: LogFormat = None,
     as_json: JsonOption = False,
 ) -> None:
     """Serve the API and the operator's page until SIGTERM. The first start prints a one-time link."""
@@ -443,7 +470,8 @@ def _serve(
     if new_link is None:
         if tenant is not None:
             raise typer.BadParameter("belongs to --new-link", param_hint="--tenant")
-        raise typer.Exit(daemon.run(config, as_json=as_json))
+        _log_as(log_format)
+        raise typer.Exit(daemon.run(config, as_json=as_json, metrics=metrics))
     with _said_plainly():
         made = daemon.new_link(config, new_link, tenant)
     typer.echo(json.dumps(made) if as_json else made["link"])

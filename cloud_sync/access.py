@@ -2,10 +2,12 @@
 
 A role gives scopes; an API token has a subset of its account's. A principal belongs to one tenant and sees
 the vehicles of its branches (none named: of all). There is no principal above tenants.
+A partner, who is another company, sees the branches that are named and never all.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final
 
@@ -68,6 +70,25 @@ class Principal:
         """Whether a vehicle of `branch` is this principal's business. One without a branch is everybody's
         who is not confined to branches."""
         return not self.branches or branch in self.branches
+
+    def covers(self, branches: Collection[str]) -> bool:
+        """Whether somebody confined to `branches` (none named: to nothing) sees no more than this principal:
+        what one may give to others, and whose account, token or rule one may touch."""
+        return not self.branches or (bool(branches) and self.branches.issuperset(branches))
+
+
+NO_BRANCH: Final = ""
+"""The branch of no vehicle: all that a partner sees to whom nobody has given a branch."""
+
+
+def branches_of(role: str, branches: Collection[str]) -> frozenset[str]:
+    """What an account is confined to; empty: nothing."""
+    return frozenset(branches) or frozenset({NO_BRANCH} if needs_branches(role) else ())
+
+
+def needs_branches(role: str) -> bool:
+    """Whether an account of `role` must be confined to branches."""
+    return role == "partner"
 
 
 def scopes_of(role: str, manages: bool) -> frozenset[str]:

@@ -50,7 +50,7 @@ BEAT: Final = "beat"
 POWER: Final = "power"
 """[seq, segment, at_ms, state, supply_v, next_s]"""
 PLACE: Final = "place"
-"""[seq, segment, at_ms, unc_ms, source, lat, lon, moving]"""
+"""[seq, segment, at_ms, unc_ms, source, lat, lon, moving, accuracy of the fix in metres or None]"""
 DEPTH: Final = "depth"
 """[[seq, segment, segments, bytes], ...]"""
 ITEMS: Final = (EVENT, BEAT, POWER, PLACE, DEPTH)
@@ -160,7 +160,8 @@ def _place(latest: Latest, kinds: Mapping[Kind, list[Event]], at: _Times) -> Non
             if where is not None:
                 speed = most([event.body], Sig.SPEED, 0.1)
                 moving = None if speed is None else int(speed >= MOVING_KMH)
-                _newest(latest, PLACE, [*at.of(event), *where, moving])
+                accuracy = most([event.body], Sig.HORIZONTAL_ACCURACY, 0.1)
+                _newest(latest, PLACE, [*at.of(event), *where, moving, accuracy])
                 break
 
 
@@ -174,7 +175,8 @@ _RMS: Final = (Sig.VIBRATION_RMS_X, Sig.VIBRATION_RMS_Y, Sig.VIBRATION_RMS_Z)
 def _lanes(kinds: Mapping[Kind, list[Event]], latest: Latest, at: _Times) -> dict[str, Any]:
     """One segment for the time line: any of
 
-    p [lat, lon, at_ms], s largest speed (km/h), y [[min, max] (kPa) or None for FL, FR, RL, RR],
+    p [lat, lon, at_ms, unc_ms, source, accuracy of the fix (m) or None], s largest speed (km/h),
+    y [[min, max] (kPa) or None for FL, FR, RL, RR],
     v [largest rms, largest peak] (m/s^2), t largest tilt (degrees), u least supply (V), c case open (0, 1),
     r [fewest satellites or None, fix type or None], n why there is no position, w power state,
     m [[at_ms, code, text], ...].
@@ -182,7 +184,7 @@ def _lanes(kinds: Mapping[Kind, list[Event]], latest: Latest, at: _Times) -> dic
     out: dict[str, Any] = {}
     if PLACE in latest:
         item = latest[PLACE]
-        out["p"] = [item[5], item[6], item[2]]
+        out["p"] = [item[5], item[6], *item[2:5], item[8]]
     if fixes := _bodies(kinds, Kind.POSITION):
         _put(out, "s", most(fixes, Sig.SPEED, 0.1))
         out["r"] = [least(fixes, Sig.SATELLITES), most(fixes[-1:], Sig.FIX_TYPE)]

@@ -1,5 +1,8 @@
 """Who is told of an incident, when, and in which words. Pure.
 
+A rule may also tell of vehicles that are overdue, each once for each time at which it was due; what is said
+below of incidents goes for them too, but nobody acts upon them and nothing escalates.
+
 A rule tells of an incident when it opens and when it is escalated (mail and webhooks), and of every later
 change of one that it has told (webhooks alone, so that a receiver can close its own ticket). Two things hold
 a message back: quiet hours, in which only severe incidents pass, and a storm, when a rule has told
@@ -27,7 +30,11 @@ Row = Mapping[str, Any]
 """An incident as `IncidentRow` of the API tells it."""
 Kind = Literal["alert", "change", "digest", "test"]
 
-ALERTING: Final = frozenset({"open", "escalated"})
+OVERDUE: Final = "overdue"
+"""Cause and state of a vehicle that was not heard when it was due, and has no incident that says more."""
+OVERDUE_SEVERITY: Final = 250
+"""Of an overdue vehicle, in the order of severities: a certain silence of a vehicle that is not pledged."""
+ALERTING: Final = frozenset({"open", "escalated", OVERDUE})
 """States in which nobody has taken the incident on: only these wake anybody."""
 MINUTES_A_DAY: Final = 24 * 60
 BACKWARDS_MS: Final = 60_000
@@ -42,6 +49,8 @@ MAX_LINE_CHARS: Final = 700
 """A sentence of a device has at most 600 characters."""
 TYPE_PREFIX: Final = "net.holdfast.incident"
 """CloudEvents type: <prefix>.<state>.v1, or <prefix>.digest.v1; `net.holdfast.test.v1` for a test."""
+OVERDUE_TYPE: Final = "net.holdfast.vehicle.overdue.v1"
+OVERDUE_DIGEST_TYPE: Final = "net.holdfast.vehicle.overdue-digest.v1"
 TEST_TYPE: Final = "net.holdfast.test.v1"
 
 _SURE: Final = ((0.9, "very"), (0.75, "quite"), (0.6, "fairly"), (0.4, "little"), (0.0, "hardly"))
@@ -81,6 +90,8 @@ class Rule:
     digest_after: int = 5
     digest_s: int = 300
     enabled: bool = True
+    overdue: bool = False
+    """Tells of overdue vehicles too, whatever `causes` and `min_severity` say of incidents."""
     since_feed: int = 0
     """Feed id at which the rule was made: what happened before is not told."""
 
@@ -177,11 +188,8 @@ def is_quiet(quiet: QuietHours | None, severity: int, now_ms: int, offset: Offse
 
 def belongs(rule: Rule, matter: Matter) -> bool:
     """Whether an incident of this branch and cause is the rule's business at all."""
-    return (
-        rule.enabled
-        and (not rule.branches or matter.branch in rule.branches)
-        and (not rule.causes or matter.cause in rule.causes)
-    )
+    meant = rule.overdue if matter.cause == OVERDUE else not rule.causes or matter.cause in rule.causes
+    return rule.enabled and meant and (not rule.branches or matter.branch in rule.branches)
 
 
 def decide(
@@ -196,7 +204,7 @@ def decide(
     if known is not None and known.status == "dropped" and known.state == matter.state:
         return Decision()
     if known is None or known.status == "dropped":
-        if matter.severity < rule.min_severity:
+        if matter.severity < rule.min_severity and matter.cause != OVERDUE:
             return Decision()
     elif known.status == "told" and known.state == matter.state:
         return Decision()
@@ -279,58 +287,62 @@ def clean(text: object, limit: int = MAX_LINE_CHARS) -> str:
 def compose(rule: Rule, item: Item, words: Words, base_url: str, offset: Offset) -> Message:
     """The message about one incident."""
     row = item.row
-    state, link = str(row["state"]), link_to(base_url, str(row["id"]))
+    state, link = str(row["state"]), link_to(base_url, row)
     subject = words.say(f"notice.subject.{state}", _names(row, words))
     lead = "passed" if state == "closed" and matter_of(row).alerts else state
-    parts = [*_marks([item], words), words.say(f"notice.lead.{lead}"), "", _sentence(row, words), ""]
+    parts = [*_marks([item], words), words.say(f"notice.lead.{lead}"), "", _sentence(row, words, offset), ""]
     parts += _facts(row, words, offset)
     if item.next and lead not in ("closed", "refuted"):
         parts += ["", words.say("notice.do")]
         parts += [f"{n}. {_said(step, words)}" for n, step in enumerate(item.next, 1)]
-    parts += ["", words.say("notice.story", {"link": link}), "", *_foot(rule, words)]
+    late = row["cause"] == OVERDUE
+    told = words.say("notice.card" if late else "notice.story", {"link": link})
+    parts += ["", told, "", *_foot(rule, words)]
     return Message(
         _subject(subject, [item], words),
         "\n".join(parts) + "\n",
-        f"{TYPE_PREFIX}.{state}.v1",
+        OVERDUE_TYPE if late else f"{TYPE_PREFIX}.{state}.v1",
         f"urn:holdfast:{rule.tenant}:{row['device']}",
-        str(row["id"]),
+        str(row["device"] if late else row["id"]),
         str(row["updated_at"]),
-        {"incident": dict(row), "link": link},
+        {"vehicle" if late else "incident": dict(row), "link": link},
     )
 
 
 def compose_digest(
     rule: Rule, items: Sequence[Item], words: Words, base_url: str, now_ms: int, offset: Offset
 ) -> Message:
-    """One message about several incidents, the worst first."""
+    """One message about several incidents, or about several overdue vehicles, the worst first."""
     ordered = sorted(items, key=lambda item: (-int(item.row["severity"]), str(item.row["id"])))
-    count, link = len(ordered), f"{base_url.rstrip('/')}/#/incidents"
+    late = ordered[0].row["cause"] == OVERDUE
+    which = ".overdue" if late else ""
+    count, link = len(ordered), f"{base_url.rstrip('/')}/#/{'fleet?state=overdue' if late else 'incidents'}"
     worst = words.say(f"notice.cause.{ordered[0].row['cause']}")
-    subject = words.say("notice.subject.digest", {"n": count, "cause": worst})
-    parts = [*_marks(ordered, words), words.say("notice.lead.digest", {"n": count}), ""]
+    subject = words.say(f"notice.subject.digest{which}", {"n": count, "cause": worst})
+    parts = [*_marks(ordered, words), words.say(f"notice.lead.digest{which}", {"n": count}), ""]
     for number, item in enumerate(ordered[:MAX_DIGEST_LINES], 1):
         row = item.row
         place = _place(row, words)
         parts += [
             f"{number}. {_mark(row, words)}{words.say('notice.line', _names(row, words))}",
-            f"   {_sentence(row, words)}",
-            f"   {_when(row, words, offset)}; {place}; {_sure(row, words)}",
-            f"   {link_to(base_url, str(row['id']))}",
+            f"   {_sentence(row, words, offset)}",
+            f"   {'; '.join((_when(row, words, offset), place, *_surely(row, words)))}",
+            f"   {link_to(base_url, row)}",
         ]
     if count > MAX_DIGEST_LINES:
         parts.append(words.say("notice.more", {"n": count - MAX_DIGEST_LINES}))
-    parts += ["", words.say("notice.do"), words.say("notice.do.digest"), ""]
-    parts += [words.say("notice.all", {"link": link}), "", *_foot(rule, words)]
+    parts += ["", words.say("notice.do"), words.say(f"notice.do.digest{which}"), ""]
+    parts += [words.say(f"notice.all{which}", {"link": link}), "", *_foot(rule, words)]
     return Message(
         _subject(subject, ordered, words),
         "\n".join(parts) + "\n",
-        f"{TYPE_PREFIX}.digest.v1",
+        OVERDUE_DIGEST_TYPE if late else f"{TYPE_PREFIX}.digest.v1",
         f"urn:holdfast:{rule.tenant}",
         f"rule-{rule.id}",
         _iso(now_ms),
         {
-            "incidents": [
-                {"incident": dict(item.row), "link": link_to(base_url, str(item.row["id"]))}
+            "vehicles" if late else "incidents": [
+                {"vehicle" if late else "incident": dict(item.row), "link": link_to(base_url, item.row)}
                 for item in ordered[:MAX_DIGEST_ROWS]
             ],
             "others": [str(item.row["id"]) for item in ordered[MAX_DIGEST_ROWS:]],
@@ -368,9 +380,10 @@ def cloud_event(message: Message, identity: str) -> dict[str, Any]:
     }
 
 
-def link_to(base_url: str, incident: str) -> str:
-    """The address of an incident's story."""
-    return f"{base_url.rstrip('/')}/#/incident/{incident}"
+def link_to(base_url: str, row: Row) -> str:
+    """The address of an incident's story, or of an overdue vehicle."""
+    where = f"vehicle/{row['device']}" if row["cause"] == OVERDUE else f"incident/{row['id']}"
+    return f"{base_url.rstrip('/')}/#/{where}"
 
 
 def _acted(matter: Matter, known: Notice | None, now_ms: int) -> Decision:
@@ -411,7 +424,16 @@ def _said(step: tuple[str, Mapping[str, Any]], words: Words) -> str:
     return clean(words.say(step[0], step[1]))
 
 
-def _sentence(row: Row, words: Words) -> str:
+def _sentence(row: Row, words: Words, offset: Offset) -> str:
+    if row["cause"] == OVERDUE:
+        heard = row["last_heard"]
+        return words.say(
+            "notice.overdue",
+            {
+                "due": _local(str(row["opened"]["at"]), offset),
+                "heard": None if heard is None else _local(str(heard), offset),
+            },
+        )
     chinese = words.language == "zh" and row.get("sentence_zh")
     return clean(row["sentence_zh"] if chinese else row["sentence"])
 
@@ -422,7 +444,7 @@ def _facts(row: Row, words: Words, offset: Offset) -> list[str]:
         words.say("notice.vehicle", names),
         words.say("notice.when", {"when": _when(row, words, offset)}),
         words.say("notice.where", {"where": _place(row, words)}),
-        words.say("notice.sure", {"sure": _sure(row, words)}),
+        *(words.say("notice.sure", {"sure": sure}) for sure in _surely(row, words)),
         words.say("notice.is", names),
     ]
     if row.get("assignee"):
@@ -434,6 +456,8 @@ def _when(row: Row, words: Words, offset: Offset) -> str:
     moment = row["opened"]
     at = _local(str(moment["at"]), offset)
     unc_ms = moment.get("unc_ms")
+    if row["cause"] == OVERDUE:
+        return at
     source = words.say(f"notice.source.{moment.get('source') or 'received'}")
     if unc_ms is None:
         return words.say("notice.time_received", {"at": at, "source": source})
@@ -457,6 +481,11 @@ def _sure(row: Row, words: Words) -> str:
     confidence = float(row["confidence"])
     word = next(name for least, name in _SURE if confidence >= least or least == 0.0)
     return words.say(f"notice.sure.{word}", {"value": f"{confidence:.2f}"})
+
+
+def _surely(row: Row, words: Words) -> list[str]:
+    """How sure a detector is; of what was not heard there is nothing to be sure of."""
+    return [] if row["cause"] == OVERDUE else [_sure(row, words)]
 
 
 def _mark(row: Row, words: Words) -> str:

@@ -57,7 +57,7 @@ CODES: Final[dict[str, tuple[str, ...]]] = {
     "story.next.call_region": (),  # call the borrower: was the trip agreed with the lender
     "story.next.call_opened": (),  # call the borrower: is it in a workshop
     "story.next.call_silent": (),  # call the borrower: is it parked below ground, is the battery off
-    "story.next.send": ("place", "minutes"),  # send somebody to the last place (a name)
+    "story.next.send": ("place", "distance", "minutes"),  # to the last place: metres from a name, None in it
     "story.next.send_coarse": ("minutes",),  # the same where no name is known: see the map
     "story.next.exact": (),  # ask for the exact position when somebody is on the way; it is audited
     "story.next.start_at_node": ("node", "at"),  # begin the search where a roadside node heard it last
@@ -136,6 +136,8 @@ class Facts:
     """A position exists."""
     place: str | None
     """Name of the last place, of the operator's own list."""
+    distance_m: int | None
+    """How far it is from there; None within that place's radius, or without a name."""
     place_ms: int | None
     sightings: tuple[Seen, ...]
     tyres: int
@@ -310,6 +312,18 @@ def _in_the_field(f: Facts) -> Iterator[Said]:
         yield _say("story.next.wait", at=iso_utc(f.due_ms))
     if f.verdict is None and f.cause in _CALL:
         yield _say(_CALL[f.cause])
+    if f.clock == "live":
+        yield from _where_to(f)
+    elif f.cause is Cause.JAMMED:
+        yield _say("story.next.neighbours")
+    if f.cause in (Cause.SILENT, Cause.REMOVED_OR_OPENED):
+        yield _say("story.next.technician")
+    elif f.verdict is None and Verb.REFUTE in f.may:
+        yield _say("story.next.refute")
+
+
+def _where_to(f: Facts) -> Iterator[Said]:
+    """Where somebody is to go; nobody is sent after data that is not live."""
     if f.state is State.CONFIRMED and f.placed and f.exact:
         yield _say("story.next.exact")
     newest = _newest(f.sightings)
@@ -323,10 +337,6 @@ def _in_the_field(f: Facts) -> Iterator[Said]:
         yield _say("story.next.old_position", at=iso_utc(f.place_ms), minutes=_minutes(age))
     elif age is not None and f.cause is not Cause.SILENT:
         if f.place is not None:
-            yield _say("story.next.send", place=f.place, minutes=_minutes(age))
+            yield _say("story.next.send", place=f.place, distance=f.distance_m, minutes=_minutes(age))
         else:
             yield _say("story.next.send_coarse", minutes=_minutes(age))
-    if f.cause in (Cause.SILENT, Cause.REMOVED_OR_OPENED):
-        yield _say("story.next.technician")
-    elif f.verdict is None and Verb.REFUTE in f.may:
-        yield _say("story.next.refute")

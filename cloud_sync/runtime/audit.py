@@ -121,9 +121,19 @@ def note_account(
 
 
 def rows(
-    db: sqlite3.Connection, principal: Principal, cursor: str | None, limit: int, *, now_ms: int
+    db: sqlite3.Connection,
+    principal: Principal,
+    cursor: str | None,
+    limit: int,
+    *,
+    account: str | None = None,
+    action: str | None = None,
+    device: str | None = None,
+    from_ms: int | None = None,
+    to_ms: int | None = None,
+    now_ms: int,
 ) -> dict[str, Any]:
-    """A page of the audit of the principal's tenant, newest first (AuditList).
+    """A page of the audit of the principal's tenant, newest first (AuditList); `from_ms` <= when < `to_ms`.
 
     Raises Denied without the scope, BadCursor, BadRequest. An account that is confined to branches sees the
     entries of the vehicles of its branches, and those that concern no vehicle.
@@ -132,8 +142,15 @@ def rows(
         raise Denied("this account may not read the audit")
     if not 1 <= limit <= MAX_PAGE:
         raise BadRequest(f"limit is 1 .. {MAX_PAGE}")
+    if from_ms is not None and to_ms is not None and from_ms > to_ms:
+        raise BadRequest("'from' is later than 'to'")
     secret, branches = cursors.secret(db), sorted(principal.branches)
-    kind = json.dumps(["audit", principal.tenant, branches])
+    filters = {
+        "a.account = ?": account, "a.action = ?": action, "a.device = ?": device, "a.at_ms >= ?": from_ms,
+        "a.at_ms < ?": to_ms,
+    }  # fmt: skip
+    asked = {condition: value for condition, value in filters.items() if value is not None}
+    kind = json.dumps(["audit", principal.tenant, branches, asked])
     before = _MAX_ID if cursor is None else int(cursors.decode(kind, cursor, secret)[0])
     inside = (
         " AND (a.device IS NULL OR EXISTS (SELECT 1 FROM cards c WHERE c.tenant = a.tenant"
@@ -141,26 +158,30 @@ def rows(
         if branches
         else ""
     )
+    inside += "".join(f" AND {condition}" for condition in asked)
+    size = db.execute("SELECT max(size) FROM checkpoints WHERE note IS NOT NULL").fetchone()[0] or 0
     found = db.execute(
         "SELECT a.id, a.at_ms, a.account, a.action, a.device, a.what, a.purpose, a.statement_hash,"
         " s.log_index FROM audit a LEFT JOIN statements s ON s.hash = a.statement_hash"
         f" WHERE a.tenant = ? AND a.id < ?{inside} ORDER BY a.id DESC LIMIT ?",
-        (principal.tenant, before, *branches, limit + 1),
+        (principal.tenant, before, *branches, *asked.values(), limit + 1),
     ).fetchall()
     more = len(found) > limit
     return {
-        "items": [_row(row) for row in found[:limit]],
+        "items": [_row(row, size) for row in found[:limit]],
         "next": cursors.encode(kind, (found[limit - 1][0],), secret) if more else None,
         "now": iso_utc(now_ms),
     }
 
 
-def _row(row: tuple[Any, ...]) -> dict[str, Any]:
+def _row(row: tuple[Any, ...], size: int) -> dict[str, Any]:
+    """AuditRow; `size`: of the newest signed checkpoint."""
     number, at_ms, account, action, device, what, purpose, digest, index = row
     return {
         "number": number, "at": iso_utc(at_ms), "account": account, "action": action, "device": device,
         "what": what, "purpose": purpose, "statement": None if digest is None else digest.hex(),
         "log_index": index,
+        "awaiting_checkpoint": digest is not None and (index is None or index >= size),
     }  # fmt: skip
 
 

@@ -37,9 +37,10 @@ from amqtt.session import Session
 from cryptography import x509
 
 from cloud_sync.errors import ConfigError
+from cloud_sync.runtime.kinds import broker_say as say
 from edge import topics
-from edge.runtime.jsonlog import log_json_lines
 from edge.segment import MAX_SEGMENT_BYTES
+from firmware_bridge.runtime.journal import open_journal
 from provisioning.errors import IdentityError
 from provisioning.identity import Identity, identity_of
 
@@ -50,7 +51,6 @@ CONNECT_TIMEOUT_S: Final = 10.0
 MAX_CONNECTIONS: Final = 1000
 EXIT_OK, EXIT_FAILED, EXIT_CONFIG, EXIT_BUSY, EXIT_PERMISSION = 0, 1, 2, 12, 13
 _IDENTITY: Final = "holdfast.identity"
-_log = logging.getLogger("holdfast.broker")
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +116,8 @@ class AccessPlugin(BaseAuthPlugin, BaseTopicPlugin):  # type: ignore[misc]
         else:
             return topics.may_receive(identity, topic)
         if not allowed:
-            _log.warning("%s may not %s %.120r", identity.client_id, action.name.lower(), topic)
+            did = action.name.lower()
+            say("broker_right_refused", client=identity.client_id, action=did, topic=topic[:120])
         return allowed
 
 
@@ -191,7 +192,7 @@ class HoldfastBroker(Broker):  # type: ignore[misc]
         try:
             await self._client_connected(listener_name, limited, StreamWriterAdapter(writer))
         except OSError as error:  # the client vanished while it was being answered
-            _log.info("connection lost: %s", error)
+            say("broker_connection_lost", error=error)
 
     async def _initialize_client_session(
         self, reader: _Reader, writer: WriterAdapter, remote_address: str, remote_port: int
@@ -199,7 +200,7 @@ class HoldfastBroker(Broker):  # type: ignore[misc]
         try:
             identity, client_id = await self._admit(reader, writer)
         except _Refused as error:
-            _log.warning("refused a client at %s:%d: %s", remote_address, remote_port, error)
+            say("broker_client_refused", peer=f"{remote_address}:{remote_port}", error=error)
             await writer.close()
             raise
         reader.replay()
@@ -244,7 +245,7 @@ class HoldfastBroker(Broker):  # type: ignore[misc]
     async def _end_other_connection(self, client_id: str) -> None:
         session, handler = self._sessions.get(client_id, (None, None))
         if session is not None and session.transitions.is_connected():
-            _log.warning("%s connected again: its first connection ends", client_id)
+            say("broker_client_twice", client=client_id)
             await handler.handle_connection_closed()
             await handler.stop()
             await self._cleanup_session(client_id)
@@ -272,13 +273,13 @@ def _peer_identity(writer: WriterAdapter) -> Identity:
 
 def run(config_path: Path) -> int:
     """Serve until SIGTERM; the exit code. Prints `{"ready": true, "port": n}` when clients may come."""
-    log_json_lines()
+    open_journal("holdfast-broker")
     for noisy in ("amqtt", "transitions"):  # their tracebacks and states are not for operators
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
     try:
         return asyncio.run(_serve(load_settings(config_path)))
     except ConfigError as error:
-        _log.error("%s", error)
+        say("broker_not_started", error=error)
         return EXIT_CONFIG
 
 
@@ -302,16 +303,16 @@ def _explain(settings: BrokerSettings, cause: BaseException | None) -> int:
     where = f"{settings.host}:{settings.port}"
     match cause:
         case ssl.SSLError():
-            _log.error("the broker's key or certificate in %s cannot be used: %s", settings.keys, cause)
+            why = f"the broker's key or certificate in {settings.keys} cannot be used: {cause}"
+            say("broker_not_started", error=why)
             return EXIT_CONFIG
         case OSError(errno=errno.EADDRINUSE):
-            _log.error(
-                "%s is taken: end the other process, or set [broker] port = 0 to let the system choose", where
-            )
+            why = f"{where} is taken: end the other process, or let the system choose ([broker] port = 0)"
+            say("broker_not_started", error=why)
             return EXIT_BUSY
         case OSError(errno=errno.EACCES):
-            _log.error("no permission to listen on %s: choose a port above 1023", where)
+            say("broker_not_started", error=f"no permission to listen on {where}: choose a port above 1023")
             return EXIT_PERMISSION
         case _:
-            _log.error("cannot listen on %s: %s", where, cause)
+            say("broker_not_started", error=f"cannot listen on {where}: {cause}")
             return EXIT_FAILED

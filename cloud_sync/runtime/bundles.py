@@ -5,11 +5,14 @@ from __future__ import annotations
 import functools
 import os
 import tomllib
-from collections.abc import Iterator, Mapping
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+
+from cryptography import x509
 
 from cloud_sync.errors import BundleError, NotFound
 from cloud_sync.evidence.bundle import (
@@ -19,6 +22,7 @@ from cloud_sync.evidence.bundle import (
     ClaimedKeys,
     SegmentEntry,
     StatementEntry,
+    TimeEntry,
     encode,
 )  # fmt: skip
 from cloud_sync.evidence.chain import Link, contiguous
@@ -32,6 +36,10 @@ from firmware_bridge.errors import WireError
 
 INCIDENT_SEGMENTS: Final = 200
 """Most segments in an incident's bundle: at one a minute, 100 minutes to each side of it."""
+REVOCATIONS: Final = Path("devices", "device_ca.crl")
+"""Where `holdfast ca` lays the revocation list of event certificates, in the collector's folder."""
+MAX_QUIET_CRL_BYTES: Final = 64 * 1024
+"""Of a list that says nothing about the device: about 1,500 lines of others."""
 _TILES_CACHED: Final = 64
 """Tiles of 8 KiB kept while proofs are computed: proofs of neighbours share almost all of them."""
 
@@ -166,9 +174,10 @@ def _write(
     def proof(index: int) -> tuple[bytes, ...]:
         return tuple(tiles.inclusion_proof(index, size, read))
 
+    certificates = _certificates(store, tenant, device)
     bundle = Bundle(
         SCOPE_DEVICE if incident is None else SCOPE_INCIDENT,
-        _meta(store, "origin").decode(), note, tenant, device, _certificates(store, tenant, device), incident,
+        _meta(store, "origin").decode(), note, tenant, device, certificates, incident,
         tuple(
             SegmentEntry(e.run, e.number, e.hash, e.index, proof(e.index), e.data)
             for e in (link.entry for link in links)
@@ -180,6 +189,8 @@ def _write(
             if index < size
         ),
         ClaimedKeys(_meta(store, "log_key"), _meta(store, "device_ca"), (_meta(store, "ledger_key"),)),
+        _times(store, [link.entry.index for link in links if link.entry.index < size], size, read),
+        _revocations(store, certificates),
     )  # fmt: skip
     _replace(out, encode(bundle))
     return out
@@ -213,6 +224,43 @@ def _certificates(store: Store, tenant: str, device: str) -> tuple[bytes, ...]:
         "SELECT certificate FROM devices WHERE tenant=? AND device=? ORDER BY first_ms, kid", (tenant, device)
     )
     return tuple(bytes(row[0]) for row in rows)
+
+
+def _times(
+    store: Store, indices: Sequence[int], size: int, read: Callable[[int, int], bytes]
+) -> tuple[TimeEntry, ...]:
+    """For each entry the first TIME statement that covers it, with its proof under the tree of `size`."""
+    if not store.has_table("times"):  # a store of older software, opened to read
+        return ()
+    rows = store.db.execute("SELECT size, note FROM times WHERE size<=? ORDER BY size", (size,)).fetchall()
+    found: dict[int, bytes] = {}
+    for index in indices:
+        at = bisect_right(rows, index, key=lambda row: int(row[0]))
+        if at < len(rows):
+            found[int(rows[at][0])] = bytes(rows[at][1])
+    return tuple(
+        TimeEntry(note, tuple(tiles.consistency_proof(first, size, read)))
+        for first, note in sorted(found.items())
+    )
+
+
+def _revocations(store: Store, certificates: Sequence[bytes]) -> tuple[bytes, ...]:
+    """The device CA's revocation list, as the authority laid it beside the devices' certificates.
+
+    A long one that names none of `certificates` is left out.
+    """
+    try:
+        data = (store.path.parent / REVOCATIONS).read_bytes()
+        crl = x509.load_der_x509_crl(data)
+    except FileNotFoundError:
+        return ()
+    except (OSError, ValueError) as error:
+        raise BundleError(
+            f"{store.path.parent / REVOCATIONS}: {error}; remove it, or fetch it anew"
+        ) from error
+    serials = [x509.load_der_x509_certificate(der).serial_number for der in certificates]
+    listed = any(crl.get_revoked_certificate_by_serial_number(serial) is not None for serial in serials)
+    return (data,) if listed or len(data) <= MAX_QUIET_CRL_BYTES else ()
 
 
 def _meta(store: Store, key: str) -> bytes:

@@ -106,17 +106,34 @@ def incidents(
     }
 
 
-def labels(db: sqlite3.Connection, principal: Principal, *, cursor: str | None, limit: int) -> Json:
+def labels(
+    db: sqlite3.Connection,
+    principal: Principal,
+    *,
+    cause: str | None = None,
+    branch: str | None = None,
+    device: str | None = None,
+    from_ms: int | None = None,
+    to_ms: int | None = None,
+    cursor: str | None,
+    limit: int,
+) -> Json:
     """A page of verdicts (LabelList), oldest first: of each incident the one that stands now.
 
     A verdict that was revised is not told any more, nor one of an incident that was reopened since.
+    `from_ms` <= verdict < `to_ms`.
     """
     if not 1 <= limit <= MAX_PAGE:
         raise BadRequest(f"limit is 1 .. {MAX_PAGE}")
     secret = cursors.secret(db)
     where, args = _seen(principal)
+    _filter(where, args, "i.cause = ?", None if cause is None else CAUSES[_one_of("cause", cause, CAUSES)])
+    _filter(where, args, "c.branch = ?", _text("branch", branch))
+    _filter(where, args, "k.device = ?", _text("device", device))
+    _filter(where, args, "a.at_ms >= ?", _wall("from", from_ms))
+    _filter(where, args, "a.at_ms < ?", _wall("to", to_ms))
     order = ("a.at_ms", *_KEY)
-    kind = json.dumps(["labels", *args])
+    kind = json.dumps(["labels", where, args])
     if cursor is not None:
         after = cursors.decode(kind, cursor, secret)
         where.append(f"({', '.join(order)}) > ({', '.join('?' * len(order))})")

@@ -89,6 +89,8 @@ def told(
         unc_ms, source, updated_ms, closed_ms, assignee, version, clock, lat, lon,
     ) = found  # fmt: skip
     ref = Ref(device, run, number)
+    place = None if lat is None or lon is None else _coarse(db, tenant, ref, near)
+    newest = _newest(db, tenant, device, near) if place is None else None
     titled = principal is None or principal.may(READ_TITLES)
     return {
         "id": str(ref), "device": device, "name": name or device, "branch": branch,
@@ -97,7 +99,7 @@ def told(
         "sentence_zh": to_chinese(sentence), "opened": moment(opened_ms, unc_ms, source),
         "updated_at": iso_utc(updated_ms), "closed_at": _ended(db, tenant, ref, state, closed_ms, updated_ms),
         "assignee": assignee, "version": version, "clock": CLOCKS[ClockKind(clock or 0)],
-        "place": None if lat is None or lon is None else _coarse(db, tenant, ref, near),
+        "place": place or newest, "place_of": "incident" if place else "vehicle" if newest else None,
         "title_state": cases.title_of(db, tenant, device)[1] if titled else None,
     }  # fmt: skip
 
@@ -116,9 +118,23 @@ def _coarse(db: sqlite3.Connection, tenant: str, ref: Ref, near: Nearest | None)
     at = placed(db, tenant, ref)
     if at is None:
         return None
-    lat, lon = round(at[0], GRID_DECIMALS), round(at[1], GRID_DECIMALS)
+    return _named(at[0], at[1], at[2], near)
+
+
+def _newest(db: sqlite3.Connection, tenant: str, device: str, near: Nearest | None) -> Json | None:
+    """The newest place of the vehicle, for an incident that came without one."""
+    found = db.execute(
+        "SELECT lat, lon, place_ms, place_unc, place_source FROM vehicles WHERE tenant = ? AND device = ?"
+        " AND lat IS NOT NULL AND place_ms IS NOT NULL",
+        (tenant, device),
+    ).fetchone()
+    return None if found is None else _named(found[0], found[1], moment(*found[2:]), near)
+
+
+def _named(exact_lat: float, exact_lon: float, at: Json, near: Nearest | None) -> Json:
+    lat, lon = round(exact_lat, GRID_DECIMALS), round(exact_lon, GRID_DECIMALS)
     named = None if near is None else near(lat, lon)
     return {
         "lat": lat, "lon": lon, "name": None if named is None else named.name,
-        "distance_m": None if named is None else named.distance_m, "at": at[2],
+        "distance_m": None if named is None else named.distance_m, "at": at,
     }  # fmt: skip

@@ -113,7 +113,8 @@ def _vehicle(db: sqlite3.Connection, tenant: str, ref: Ref, near: Nearest | None
         named = near(round(newest[1], case_rows.GRID_DECIMALS), round(newest[2], case_rows.GRID_DECIMALS))
     return {
         "placed": newest is not None, "place_ms": None if newest is None else newest[0],
-        "place": None if named is None else named.name, "heard_ms": heard_ms, "due_ms": due_ms,
+        "place": None if named is None else named.name,
+        "distance_m": None if named is None else named.distance_m, "heard_ms": heard_ms, "due_ms": due_ms,
         "missing": missing, "erased": erased, "complete_ms": event_ms,
     }  # fmt: skip
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import errno
 import json
-import logging
 import math
 import signal
 import ssl
@@ -30,6 +29,7 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 
 from cloud_sync.collector import REMEDIES, Message, Registry
 from cloud_sync.errors import CloudError, ConfigError, StoreBusy, StoreReadOnly
+from cloud_sync.runtime.collect_metrics import CollectMetrics
 from cloud_sync.runtime.collector_files import (
     CollectorConfig,
     CollectorKeys,
@@ -39,18 +39,18 @@ from cloud_sync.runtime.collector_files import (
 )
 from cloud_sync.runtime.devices import load_devices
 from cloud_sync.runtime.intake import Intake, Outcome
+from cloud_sync.runtime.kinds import collect_say as say
 from cloud_sync.runtime.projector import Projector
-from cloud_sync.runtime.said import Limiter, printable
+from cloud_sync.runtime.said import printable
 from cloud_sync.runtime.sequencer import Published, Sequencer
 from cloud_sync.runtime.store import Store
 from edge.errors import ConfigError as EdgeConfigError
-from edge.runtime.jsonlog import log_json_lines
 from edge.runtime.mqtt_tls import client_context
 from edge.runtime.notify import Notify
 from edge.topics import COLLECT_FILTER
 from firmware_bridge.runtime.clock import Clock
-
-log = logging.getLogger(__name__)
+from firmware_bridge.runtime.exposition import ListenError, exposed
+from firmware_bridge.runtime.journal import open_journal
 
 BATCH_MESSAGES: Final = 500
 """Segments of one transaction: 25,000 events; larger ones gain nothing (SQLite is at its best from 500)."""
@@ -98,7 +98,7 @@ class Collector:
         self._stop = False
         self._dial_failures = 0
         self._store_failures = 0
-        self._limiter = Limiter()
+        self.metrics = CollectMetrics(config.store, config.keys / "tls.crt")
         self._not_before = {"dial": 0.0, "store": 0.0, "step": 0.0}
 
     def stop(self) -> None:
@@ -148,12 +148,14 @@ class Collector:
 
     def _work(self) -> None:
         """One batch through the store, the broker, the log, and back to the devices."""
-        batch = self._inbox
+        batch, began = self._inbox, time.monotonic()
         try:
             outcome = self._intake.commit([received.message for received in batch])
         except StoreBusy as error:
             self._store_wait(f"not committed, not acknowledged, tried again: {error}")
             return
+        committed = time.monotonic()
+        self.metrics.committed(outcome, committed - began)
         self._inbox = []
         for received in batch:
             if self._client is not None and received.connection == self._connection:
@@ -165,6 +167,7 @@ class Collector:
             self._store_wait(f"stored, but no receipts yet: {error}")
             return
         self._store_failures = 0
+        self.metrics.logged(len(receipts), time.monotonic() - committed)
         if self._client is not None and self._up:
             for receipt in receipts:
                 self._client.publish(receipt.topic, receipt.payload, qos=1)
@@ -182,8 +185,9 @@ class Collector:
     def _store_wait(self, what: str) -> None:
         wait = BACKOFF_S[min(self._store_failures, len(BACKOFF_S) - 1)]
         self._store_failures += 1
+        self.metrics.waited()
         self._not_before["store"] = time.monotonic() + wait
-        log.warning("%s; again in %.1f s", what, wait)
+        say("collector_store_busy", error=what, wait_s=wait)
 
     def _dial(self) -> bool:
         if time.monotonic() < self._not_before["dial"]:
@@ -211,11 +215,12 @@ class Collector:
         wait = BACKOFF_S[min(self._dial_failures, len(BACKOFF_S) - 1)]
         self._dial_failures += 1
         self._not_before["dial"] = time.monotonic() + wait
-        log.warning("%s; again in %.1f s", why, wait)
+        say("collector_away", error=why, wait_s=wait)
         self._hang_up()
 
     def _hang_up(self) -> None:
         client, self._client, self._up, self._refused = self._client, None, False, ""
+        self.metrics.connected(False)
         if client is not None:
             client.disconnect()
             client.loop(0.0)
@@ -231,7 +236,8 @@ class Collector:
             self._refused = f"the broker refuses {COLLECT_FILTER}: check the collector's certificate"
             return
         self._up, self._dial_failures = True, 0
-        log.info("collecting from %s:%d", self._config.host, self._config.port)
+        self.metrics.connected(True)
+        say("collecting", broker=f"{self._config.host}:{self._config.port}")
 
     def _on_message(self, client: mqtt.Client, data: Any, message: mqtt.MQTTMessage) -> None:
         try:
@@ -244,25 +250,16 @@ class Collector:
 
     def _say(self, outcome: Outcome) -> None:
         for (tenant, device, reason), detail in outcome.refused.items():
-            who = f"{tenant}/{device}" if device else "a topic that is no device's"
-            self._say_limited(
-                logging.WARNING,
-                reason.value,
-                f"quarantined from {who}, {reason}: {printable(detail)}; {REMEDIES[reason]}",
-            )
+            say(
+                "quarantined", tenant=tenant or "?", device=device or "a topic that is no device's",
+                reason=reason.value, detail=printable(detail), remedy=REMEDIES[reason],
+            )  # fmt: skip
         for alarm in outcome.alarms:
-            self._say_limited(
-                logging.ERROR,
-                alarm.kind,
-                f"{alarm.kind} of {alarm.tenant}/{alarm.device}: {printable(alarm.detail)}",
-            )
-        log.debug("%d accepted, %d duplicates", outcome.accepted, outcome.duplicates)
-
-    def _say_limited(self, level: int, kind: str, text: str) -> None:
-        withheld = self._limiter.withheld(kind, time.monotonic())
-        if withheld is not None:
-            more = f" ({withheld} more of this kind were not said: `holdfast log`)" if withheld else ""
-            log.log(level, "%s%s", text, more)
+            say(
+                "collector_alarm", tenant=alarm.tenant, device=alarm.device, reason=alarm.kind,
+                detail=printable(alarm.detail),
+            )  # fmt: skip
+        say("batch", segments=outcome.accepted, count=outcome.duplicates)
 
 
 def open_intake(
@@ -277,7 +274,14 @@ def open_intake(
         projector = Projector(keys.ledger, clock)
         with store.transaction() as db:
             projector.migrate(db)
-        sequencer = Sequencer(store, config.origin, keys.log, Published(config.published), lambda: _ms(clock))
+        sequencer = Sequencer(
+            store,
+            config.origin,
+            keys.log,
+            Published(config.published),
+            lambda: _ms(clock),
+            clock.floor_ns // 1_000_000_000,
+        )
         store.identify(_identities(keys))
         told: set[str] = set()
 
@@ -285,7 +289,7 @@ def open_intake(
             registry, problems = load_devices(config.devices, keys.device_ca)
             for problem in problems:
                 if problem not in told:
-                    log.error("this certificate is not used: %s", problem)
+                    say("certificate_unused", detail=problem)
             told.update(problems)
             return registry
 
@@ -296,10 +300,13 @@ def open_intake(
     return store, sequencer, intake
 
 
-def run(config_path: Path) -> int:
-    """Collect until SIGTERM or SIGINT. Returns 0 after an orderly end, 2 for a configuration that cannot be
-    meant, 13 when owner, mode or mount of the store's folder are in the way, 1 when the store or the log
-    must not be used."""
+def run(config_path: Path, metrics: str | None = None) -> int:
+    """Collect until SIGTERM or SIGINT; `metrics` is where to serve those, HOST:PORT.
+
+    Returns 0 after an orderly end, 2 for a configuration that cannot be meant, 13 when owner, mode or mount
+    of the store's folder are in the way, 12 when the metrics' port is taken, 1 when the store or the log must
+    not be used.
+    """
     try:
         config = load_config(config_path)
         _log_to_stderr(config.log_level)
@@ -327,11 +334,13 @@ def run(config_path: Path) -> int:
         notify.tell("STOPPING=1")
 
     previous = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
-    print(json.dumps({"ready": True, "origin": config.origin, "size": sequencer.size}), flush=True)
-    notify.tell("READY=1")
     try:
-        with store:
+        with store, exposed(metrics, collector.metrics.registry):
+            _say_ready(config, sequencer, notify)
             collector.run()
+    except ListenError as error:
+        print(f"collect: metrics: {error}", file=sys.stderr)
+        return error.code
     except CloudError as error:
         print(f"collect: {error}", file=sys.stderr)
         return 1
@@ -339,6 +348,11 @@ def run(config_path: Path) -> int:
         for number, handler in previous.items():
             signal.signal(number, handler)
     return 0
+
+
+def _say_ready(config: CollectorConfig, sequencer: Sequencer, notify: Notify) -> None:
+    print(json.dumps({"ready": True, "origin": config.origin, "size": sequencer.size}), flush=True)
+    notify.tell("READY=1")
 
 
 def _identities(keys: CollectorKeys) -> dict[str, bytes]:
@@ -361,4 +375,4 @@ def _ms(clock: Clock) -> int:
 def _log_to_stderr(level: str) -> None:
     if level not in ("debug", "info", "warning", "error"):
         raise ConfigError(f"log_level {level} is not one of debug, info, warning, error")
-    log_json_lines(level)
+    open_journal("holdfast-collect", level)

@@ -23,7 +23,7 @@ from cloud_sync.incidents import iso_utc
 from cloud_sync.ledger.contract import LOCKED_STATES, Role, State
 from cloud_sync.ledger.errors import Refused
 from cloud_sync.log import tiles
-from cloud_sync.runtime import cursors, title_state
+from cloud_sync.runtime import cursors, fleet_rows, title_state
 from cloud_sync.runtime.store import KIND_SEGMENT
 from cloud_sync.statement import BINDING, TITLE, Statement, peek_statement
 from edge.errors import EdgeError
@@ -66,18 +66,26 @@ def titles(
     principal: Principal,
     *,
     state: Sequence[str] = (),
+    branch: str | None = None,
     q: str | None = None,
     limit: int = 50,
     cursor: str | None = None,
     now_ms: int,
 ) -> Json:
-    """A page of titles (TitleList), the gravest first. `q`: the beginning of a token, or part of a device's
-    name. Raises BadRequest, BadCursor."""
+    """A page of titles (TitleList), the gravest first. `branch`: of one of its vehicles. `q`: the beginning
+    of a token, or part of a device's name. Raises BadRequest, BadCursor."""
     _limit(limit)
     states = _states(state)
     sql, args = _TITLES, [principal.tenant, *_branch_args(principal)]
     if principal.branches:
         sql += f" AND {_BOUND}{_in_branches('t.tenant', 'd.device', principal)})"
+    if branch is not None:
+        fleet_rows.check_branch(db, principal, branch)
+        sql += (
+            f" AND {_BOUND}EXISTS (SELECT 1 FROM cards b WHERE b.tenant = d.tenant AND b.device = d.device"
+            " AND b.branch = ?))"
+        )
+        args.append(branch)
     if q:
         if len(q) > MAX_QUERY_CHARS or not q.isprintable():
             raise BadRequest(f"q is at most {MAX_QUERY_CHARS} printable characters")
@@ -153,18 +161,30 @@ def log_state(db: sqlite3.Connection, now_ms: int) -> Json:
 
 
 def log_entries(
-    db: sqlite3.Connection, principal: Principal, *, cursor: str | None = None, limit: int = 50, now_ms: int
+    db: sqlite3.Connection,
+    principal: Principal,
+    *,
+    device: str | None = None,
+    cursor: str | None = None,
+    limit: int = 50,
+    now_ms: int,
 ) -> Json:
-    """A page of the log, newest first (LogEntries). Raises BadRequest, BadCursor."""
+    """A page of the log, newest first (LogEntries). `device`: its segments, what people did about its
+    incidents, and audited readings of it. Raises BadRequest, BadCursor."""
     _limit(limit)
-    secret, log_kind = cursors.secret(db), json.dumps(["log", principal.tenant])
+    kind = ["log", principal.tenant, *([] if device is None else [device, *_branch_args(principal)])]
+    secret, log_kind = cursors.secret(db), json.dumps(kind)
+    if device is not None and _if_seen(db, principal, device) is None:
+        return {"items": [], "next": None, "now": iso_utc(now_ms)}
     before = _MAX_INDEX if cursor is None else int(cursors.decode(log_kind, cursor, secret)[0])
+    of_device = () if device is None else (principal.tenant, device) * 3
     found = db.execute(
         "SELECT e.log_index, e.hash, e.tenant, e.kind, g.device, g.received_ms, s.type, s.wall_ms,"
         " b.data IS NULL, CASE WHEN e.kind = ? THEN NULL ELSE b.data END FROM entries e"
         " LEFT JOIN segments g ON e.kind = ? AND g.hash = e.hash LEFT JOIN statements s ON s.hash = e.hash"
-        " LEFT JOIN bodies b ON b.hash = e.hash WHERE e.log_index < ? ORDER BY e.log_index DESC LIMIT ?",
-        (KIND_SEGMENT, KIND_SEGMENT, before, limit + 1),
+        f" LEFT JOIN bodies b ON b.hash = e.hash WHERE e.log_index < ?{'' if device is None else _OF_DEVICE}"
+        " ORDER BY e.log_index DESC LIMIT ?",
+        (KIND_SEGMENT, KIND_SEGMENT, before, *of_device, limit + 1),
     ).fetchall()
     more = len(found) > limit
     return {
@@ -172,6 +192,13 @@ def log_entries(
         "next": cursors.encode(log_kind, (found[limit - 1][0],), secret) if more else None,
         "now": iso_utc(now_ms),
     }
+
+
+_OF_DEVICE: Final = (
+    " AND e.hash IN (SELECT hash FROM segments WHERE tenant = ? AND device = ? UNION ALL"
+    " SELECT statement_hash FROM case_acts WHERE tenant = ? AND device = ? UNION ALL"
+    " SELECT statement_hash FROM audit WHERE tenant = ? AND device = ? AND statement_hash IS NOT NULL)"
+)
 
 
 def log_proof(db: sqlite3.Connection, index: int) -> Json:
@@ -198,9 +225,19 @@ def log_proof(db: sqlite3.Connection, index: int) -> Json:
     }  # fmt: skip
 
 
-def alarms(db: sqlite3.Connection, principal: Principal, now_ms: int) -> Json:
-    """The collector's own alarms by device and kind, and what it refused by device and reason, newest first
-    (AlarmList)."""
+def alarms(
+    db: sqlite3.Connection,
+    principal: Principal,
+    now_ms: int,
+    *,
+    limit: int = LISTED,
+    cursor: str | None = None,
+) -> Json:
+    """A page of the collector's own alarms by device and kind, and of what it refused by device and reason,
+    newest first (AlarmList): at most `limit` of each. Raises BadRequest, BadCursor."""
+    _limit(limit)
+    secret, page = cursors.secret(db), json.dumps(["alarms", principal.tenant, _branch_args(principal)])
+    after = (_FIRST, _FIRST) if cursor is None else cursors.decode(page, cursor, secret)
     args = [principal.tenant, *_branch_args(principal)]
     inside = f" AND {_in_branches('a.tenant', 'a.device', principal)}" if principal.branches else ""
     raised = db.execute(
@@ -213,12 +250,33 @@ def alarms(db: sqlite3.Connection, principal: Principal, now_ms: int) -> Json:
         f" WHERE a.tenant = ?1{inside} GROUP BY a.device, a.reason ORDER BY 4 DESC, 1, 2",
         args,
     ).fetchall()
+    raised, refused = _after(raised, after[0]), _after(refused, after[1])
+    left_out = max(0, len(raised) - limit) + max(0, len(refused) - limit)
+    last = [_place(rows[:limit], key) for rows, key in zip((raised, refused), after, strict=True)]
     return {
-        "alarms": [_alarm(row, ALARM_REMEDIES.get(row[1], "")) for row in raised[:LISTED]],
-        "quarantine": [_alarm(row, REMEDIES[Reason(row[1])]) for row in refused[:LISTED]],
-        "left_out": max(0, len(raised) - LISTED) + max(0, len(refused) - LISTED),
+        "alarms": [_alarm(row, ALARM_REMEDIES.get(row[1], "")) for row in raised[:limit]],
+        "quarantine": [_alarm(row, REMEDIES[Reason(row[1])]) for row in refused[:limit]],
+        "next": cursors.encode(page, last, secret) if left_out else None,
+        "left_out": left_out,
         "now": iso_utc(now_ms),
     }
+
+
+_FIRST: Final = ""
+"""Before every place: JSON of [-last_ms, device, kind] begins with a bracket."""
+
+
+def _after(rows: Sequence[tuple[Any, ...]], place: str) -> list[tuple[Any, ...]]:
+    """Those of `rows`, newest first, that come after `place`."""
+    if place == _FIRST:
+        return list(rows)
+    key = tuple(json.loads(place))
+    return [row for row in rows if (-row[3], row[0], row[1]) > key]
+
+
+def _place(rows: Sequence[tuple[Any, ...]], before: str) -> str:
+    """Where a page that ends with `rows` ends; `before` where it has none."""
+    return json.dumps([-rows[-1][3], rows[-1][0], rows[-1][1]]) if rows else before
 
 
 def _alarm(row: Sequence[Any], remedy: str) -> Json:

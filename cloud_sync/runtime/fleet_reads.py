@@ -55,8 +55,6 @@ CODES: Final[dict[str, tuple[str, ...]]] = {
 `cause` is the name of a cause, `n` counts segments (reason.record, record.missing*, window_missing, erased,
 forked), events (thinned, crashed, refused, window_dropped), incidents (reason.incident), alarms (alarm.*)."""
 
-MAX_QUERY_CHARS: Final = 80
-"""A search text; names of devices and cars are shorter."""
 SORTS: Final = {
     "worst": f"-{RANK}",
     "health": "-health",
@@ -101,10 +99,12 @@ def vehicles(
     # One look at all of them gives the counts and this page's keys; whole rows are read for the page alone.
     counts = dict.fromkeys(STATES, 0)
     keys: list[tuple[Any, str]] = []
-    for number, key, device in db.execute(
-        query(where, f" SELECT state, {SORTS[sort]}, device FROM r"), values
+    nodes = 0
+    for number, key, device, node in db.execute(
+        query(where, f" SELECT state, {SORTS[sort]}, device, node FROM r"), values
     ):
         counts[STATES[number]] += 1
+        nodes += bool(node) and (not states or STATES[number] in states)
         if (not states or STATES[number] in states) and (after is None or (key, device) > after):
             keys.append((key, device))
     page = heapq.nsmallest(limit + 1, keys)
@@ -116,6 +116,7 @@ def vehicles(
         "items": rows_of(db, principal, [device for _, device in page], now_ms),
         "next": following,
         "total": sum(n for name, n in counts.items() if not states or name in states),
+        "nodes": nodes,
         "counts": counts,
         "now": iso_utc(now_ms),
     }
@@ -242,8 +243,7 @@ def _filter(
         where.append("v.clock=:clock")
         values["clock"] = kinds[clock]
     if q:
-        if len(q) > MAX_QUERY_CHARS:
-            raise BadRequest(f"q has {len(q)} characters, at most {MAX_QUERY_CHARS}: give a part of the name")
+        fleet_rows.check_text(q)
         where.append("(instr(v.device, :q) OR instr(coalesce(cd.name_key, ''), :q))")
         values["q"] = q.strip().casefold()
 

@@ -60,11 +60,13 @@ def completeness_list(
     month: str | None,
     *,
     branch: str | None = None,
+    q: str | None = None,
     limit: int = 50,
     cursor: str | None = None,
     now_ms: int,
 ) -> Json:
     """A page of all devices in `month` ('YYYY-MM', None: the newest), the worst first (CompletenessList).
+    `q`: part of device or name.
 
     Raises BadRequest, BadCursor.
     """
@@ -82,9 +84,13 @@ def completeness_list(
         fleet_rows.check_branch(db, principal, branch)
         where.append("cd.branch=:branch")
         values["branch"] = branch
+    if q:
+        fleet_rows.check_text(q)
+        where.append("(instr(m.device, :q) OR instr(coalesce(cd.name_key, ''), :q))")
+        values["q"] = q.strip().casefold()
     rows = _ROWS.format(gap="month=:month", fork="b.month=:month", where=" AND ".join(where))
     total = db.execute(f"SELECT count(*) FROM ({rows})", values).fetchone()[0]
-    kind = fleet_rows.list_kind("completeness", principal, chosen, branch)
+    kind = fleet_rows.list_kind("completeness", principal, chosen, branch, q)
     after = ""
     if cursor is not None:
         key = cursors.decode(kind, cursor, cursors.secret(db))

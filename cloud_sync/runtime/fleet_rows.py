@@ -31,6 +31,7 @@ MAX_PAGE: Final = 500
 STATES: Final = ("incident", "overdue", "attention", "ok")
 CLOCKS: Final = {int(kind): kind.name.lower() for kind in ClockKind}
 
+_NODE: Final = "EXISTS (SELECT 1 FROM sightings n WHERE n.tenant=v.tenant AND n.device=v.device)"
 _FORKED: Final = "v.device IN (SELECT device FROM forks WHERE tenant=:tenant)"
 
 FLAGS: Final = {
@@ -56,7 +57,8 @@ _WITH: Final = (
     f" AND c.state IN ({ALIVE}) GROUP BY c.device),"
     " b AS (SELECT v.*, cd.name, cd.name_key, cd.branch, cd.note, oc.severity, oc.run AS inc_run,"
     " oc.incident AS inc_number, oc.cause AS inc_cause, oc.n AS inc_count, "
-    f" {_FORKED} AS forked, {_BITS} AS flags, coalesce(v.due_ms<:now, 0) AS late"
+    f" {_FORKED} AS forked, {_BITS} AS flags, coalesce(v.due_ms<:now, 0) AS late,"
+    f" {_NODE} AS node"
     " FROM vehicles v LEFT JOIN cards cd ON cd.tenant=v.tenant AND cd.device=v.device"
     " LEFT JOIN oc ON oc.device=v.device WHERE {where}),"
     " r AS (SELECT *, CASE WHEN late THEN 500+min(499, (:now-due_ms)/3600000)"
@@ -90,7 +92,7 @@ _COLUMNS: Final = (
     "inc_cause", "inc_count", "lat", "lon", "place_ms", "place_unc", "place_source", "heard_ms", "event_ms",
     "event_unc", "event_source", "due_ms", "power", "supply", "depth", "depth_bytes", "certificate_ms",
     "clock", "missing", "erased", "software", "run", "runs", "segments", "events", "loss_ms", "note",
-    "beat_ms",
+    "beat_ms", "node",
 )  # fmt: skip
 SELECT: Final = f" SELECT {', '.join(_COLUMNS)}"
 
@@ -123,6 +125,7 @@ def vehicle_row(row: Json, title_state: str | None, now_ms: int) -> Json:
     severity, until = row["severity"], row["certificate_ms"]
     return {
         "device": row["device"],
+        "kind": "roadside" if row["node"] else "vehicle",
         "name": row["name"] or row["device"],
         "branch": row["branch"],
         "state": STATES[row["state"]],
@@ -210,6 +213,16 @@ def check_limit(limit: int) -> None:
     """Raise BadRequest for a page that is empty or too long."""
     if not 1 <= limit <= MAX_PAGE:
         raise BadRequest(f"limit is 1 .. {MAX_PAGE}, not {limit}: page with `cursor`")
+
+
+MAX_QUERY_CHARS: Final = 80
+"""A search text; names of devices and cars are shorter."""
+
+
+def check_text(q: str) -> None:
+    """Raise BadRequest for a search text that is too long."""
+    if len(q) > MAX_QUERY_CHARS:
+        raise BadRequest(f"q has {len(q)} characters, at most {MAX_QUERY_CHARS}: give a part of the name")
 
 
 def check_branch(db: sqlite3.Connection, principal: Principal, branch: str) -> None:

@@ -7,6 +7,7 @@ smallest kept, so that a spike never gets lost by thinning.
 from __future__ import annotations
 
 import json
+import math
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
@@ -14,6 +15,7 @@ from typing import Any, Final
 from cloud_sync.access import READ_INCIDENTS, Principal
 from cloud_sync.collector import month
 from cloud_sync.errors import BadRequest, NotFound
+from cloud_sync.fleet import GRID_DECIMALS
 from cloud_sync.incidents import iso_utc
 from cloud_sync.runtime.fleet_rows import MAX_MS, Json, said
 from edge.segment import Lost
@@ -28,6 +30,8 @@ MAX_MISSING: Final = 50
 """Sentences on what is missing; a record with more holes is read in its months."""
 LONGEST_MS: Final = 3_600_000
 """A segment is sealed after 60 s; one that spans more than an hour has a clock that jumped."""
+DEGREE_M: Final = 111_320.0
+"""Metres in a degree of latitude."""
 WHEELS: Final = ("FL", "FR", "RL", "RR")
 
 Row = tuple[int, int, Json]
@@ -164,9 +168,17 @@ def _device(group: Group) -> tuple[str, str] | None:
 
 def _track(groups: Sequence[Group]) -> Iterator[Json]:
     for group in groups:
-        for lat, lon, at_ms in _all(group, "p")[-1:]:
-            at = {"at": iso_utc(at_ms), "unc_ms": None, "source": "clock"}
-            yield {"lat": lat, "lon": lon, "name": None, "distance_m": None, "at": at}
+        for lat, lon, at_ms, *more in _all(group, "p")[-1:]:
+            unc_ms, source, accuracy_m = more or (None, "clock", None)  # a store of an older version
+            at = {"at": iso_utc(at_ms), "unc_ms": unc_ms, "source": source}
+            unc_m = None if accuracy_m is None else round(accuracy_m + _grid_m(lat))
+            yield {"lat": lat, "lon": lon, "name": None, "distance_m": None, "at": at, "unc_m": unc_m}
+
+
+def _grid_m(lat: float) -> float:
+    """How far a position that was put on the grid may have moved at most (metres)."""
+    half = 10.0**-GRID_DECIMALS / 2
+    return DEGREE_M * math.hypot(half, half * math.cos(math.radians(lat)))
 
 
 def _marks(

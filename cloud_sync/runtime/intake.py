@@ -7,7 +7,6 @@ sends again on its receipt timer, finds a duplicate here, and gets its receipt t
 
 from __future__ import annotations
 
-import logging
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
@@ -28,14 +27,13 @@ from cloud_sync.collector import (
     previous_hash,
 )  # fmt: skip
 from cloud_sync.runtime import quarantine
+from cloud_sync.runtime.kinds import collect_say as say
 from cloud_sync.runtime.sequencer import Sequencer
 from cloud_sync.runtime.store import KIND_SEGMENT, Store, log_statement, may_try_again
 from edge.receipt import MAX_ITEMS, ReceiptItem, make_receipt
 from edge.segment import Sealed
 from edge.topics import receipt_topic
 from firmware_bridge.wire import cose
-
-log = logging.getLogger(__name__)
 
 RESCAN_S: Final = 2.0
 """Least time between two looks at the devices folder, so that an unknown key cannot make us read all day."""
@@ -252,7 +250,7 @@ class Intake:
         except Exception as error:
             if isinstance(error, sqlite3.Error) and may_try_again(error):
                 raise  # full or locked: the whole batch is repeated
-            log.debug("projection of a segment failed", exc_info=True)
+            say("projection_fault", error=repr(error), exc_info=error)
             db.execute("ROLLBACK TO projection")
             alarm = Alarm(
                 sealed.segment.tenant, sealed.segment.device, PROJECTION_FAILED,

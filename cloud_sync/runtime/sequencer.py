@@ -5,6 +5,10 @@ One step: (1) in one transaction assign indices, write entries and tiles, commit
 be made. A size has one root, because the root is committed before the key is used; a crash between any two
 steps is repaired at the next start by signing what was committed.
 
+**Times.** Once in TIME_EVERY_S, where there is something new, the log also signs *when* it had its newest
+root (a TIME statement, `times`). So every entry has a signed moment by which it was logged, and a segment
+can be judged by it when the certificate that it was signed under has ended. These moments never go back.
+
 Two fences: an epoch row that each sequencer raises when it starts and checks in every transaction (a second
 collector on the same store stops the first), and the published checkpoint (a store restored from a backup
 that is older than what the world has seen must not sign again: it would fork the log).
@@ -21,14 +25,22 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from cloud_sync.errors import Fenced, LogDamaged, LogError, RolledBack
 from cloud_sync.log import tiles
-from cloud_sync.log.checkpoint import public_bytes, sign_checkpoint
+from cloud_sync.log.checkpoint import public_bytes, sign_checkpoint, sign_time
+from cloud_sync.runtime.kinds import collect_say as say
 from cloud_sync.runtime.store import KIND_SEGMENT, Store
 from edge.errors import NoteError
 from edge.merkle import leaf_hash
 from edge.note import Checkpoint, verify_checkpoint
+from firmware_bridge.runtime.clock import BUILD_FLOOR_NS
 
 MAX_BATCH: Final = 4096
 """Entries of one step: 132 KB of entries and tiles in one transaction."""
+
+TIME_EVERY_S: Final = 600
+"""Between two TIME statements: 144 of 250 bytes a day at most. What was logged in the last ten minutes before
+a certificate ended or was revoked cannot be told from what was logged after it, and is refused."""
+FLOOR_S: Final = BUILD_FLOOR_NS // 1_000_000_000
+"""Before this software was built nothing can have been logged by it: such a clock is wrong."""
 
 
 class Published:
@@ -69,8 +81,9 @@ class Sequencer:
         key: Ed25519PrivateKey,
         published: Published,
         wall_ms: Callable[[], int],
+        floor_s: int = FLOOR_S,
     ) -> None:
-        """Take the epoch and repair what a crash left.
+        """Take the epoch and repair what a crash left. No time before `floor_s` (since 1970) is signed.
 
         Raises RolledBack when the store is behind, or differs from, the published checkpoint; LogDamaged
         when entries, tiles and checkpoints disagree; ConfigError when the store is another log's.
@@ -81,6 +94,7 @@ class Sequencer:
         self._key = key
         self._published = published
         self._wall_ms = wall_ms
+        self._floor_s = max(1, floor_s)
         store.identify({"origin": origin.encode(), "log_key": public_bytes(key)})
         self._check_tree()
         self._check_published()
@@ -95,6 +109,10 @@ class Sequencer:
         self.size = store.size()
         """Entries under `note`."""
         self._publish()
+        row = store.db.execute("SELECT size, at_s FROM times ORDER BY size DESC LIMIT 1").fetchone()
+        self._timed = (0, 0) if row is None else (int(row[0]), int(row[1]))
+        """(size, seconds) of the newest TIME statement."""
+        self._clock_said = False
 
     def step(self) -> int:
         """Log everything that is pending; how many entries. Returns 0 where there was nothing.
@@ -108,6 +126,7 @@ class Sequencer:
             self._publish()
             total += done
             if done < MAX_BATCH:
+                self._tell_time()
                 return total
 
     def _assign(self) -> int:
@@ -156,6 +175,25 @@ class Sequencer:
         if self._published.read() != note:
             self._published.write(note)
         self.note, self.size = note, size
+
+    def _tell_time(self) -> None:
+        """Sign when the log has what it has, if something is new and the last time is long enough ago."""
+        at_s = -(-self._wall_ms() // 1000)  # rounded up: everything that is logged was logged by then
+        size, last_s = self._timed
+        if self.size <= size or last_s <= at_s < last_s + TIME_EVERY_S:
+            return
+        if at_s < max(last_s, self._floor_s):
+            if not self._clock_said:
+                say("clock_behind")
+            self._clock_said = True
+            return
+        assert self.note is not None
+        head = verify_checkpoint(self.note, self.origin, public_bytes(self._key))
+        note = sign_time(Checkpoint(self.origin, head.size, head.root), at_s, self._key)
+        with self._store.transaction() as db:
+            self._check_epoch()
+            db.execute("INSERT OR IGNORE INTO times VALUES(?,?,?)", (head.size, at_s, note))
+        self._timed, self._clock_said = (head.size, at_s), False
 
     def _check_epoch(self) -> None:
         if self._store.meta("epoch") != self._epoch:

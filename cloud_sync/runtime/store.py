@@ -5,8 +5,8 @@ Invariants
   in one transaction. What was committed is in the log, or will be by the sequencer's next step.
 - `entries`, `tiles` and `checkpoints` only grow. `entries.hash` is the log's entry; the leaf is its hash.
 - `bodies.data` may become NULL (erasure). Nothing else of a logged segment ever changes.
-- Every table that holds what a device or an organisation said has a `tenant`. `tiles` and `checkpoints`
-  belong to the log (`meta.origin`), which several tenants may share: they hold hashes alone.
+- Every table that holds what a device or an organisation said has a `tenant`. `tiles`, `checkpoints` and
+  `times` belong to the log (`meta.origin`), which several tenants may share: they hold hashes alone.
 
 Durable on return: WAL with synchronous=FULL; writers use BEGIN IMMEDIATE. A connection belongs to one thread.
 """
@@ -71,6 +71,7 @@ CREATE TABLE IF NOT EXISTS tiles(
   level INTEGER NOT NULL, number INTEGER NOT NULL, data BLOB NOT NULL, PRIMARY KEY(level, number));
 CREATE TABLE IF NOT EXISTS checkpoints(
   size INTEGER PRIMARY KEY, root BLOB NOT NULL, made_ms INTEGER NOT NULL, note BLOB);
+CREATE TABLE IF NOT EXISTS times(size INTEGER PRIMARY KEY, at_s INTEGER NOT NULL, note BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS receipts(
   id INTEGER PRIMARY KEY, tenant TEXT NOT NULL, device TEXT NOT NULL, size INTEGER NOT NULL,
   items INTEGER NOT NULL, made_ms INTEGER NOT NULL);
@@ -171,6 +172,11 @@ class Store:
         """The bytes of a tile of the log, b"" where there is none."""
         row = self.db.execute("SELECT data FROM tiles WHERE level=? AND number=?", (level, number)).fetchone()
         return b"" if row is None else bytes(row[0])
+
+    def has_table(self, name: str) -> bool:
+        """Whether this store has the table `name`: one of older software, opened to read, may not."""
+        row = self.db.execute("SELECT 1 FROM sqlite_master WHERE type='table' AND name=?", (name,)).fetchone()
+        return row is not None
 
     def size(self) -> int:
         """Entries in the log."""

@@ -23,7 +23,7 @@ from typing import Final
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 
-from cloud_sync.access import Principal, scopes_of
+from cloud_sync.access import Principal, branches_of, needs_branches, scopes_of
 from cloud_sync.errors import BadRequest, Conflict, NotFound, StoreBusy
 
 LINK_LIFE_MS: Final = 48 * 3_600_000
@@ -64,7 +64,7 @@ class AccountRow:
         """What this account may do when it is logged in itself."""
         return Principal(
             self.tenant, self.id, self.name, self.role, scopes_of(self.role, self.manages),
-            frozenset(self.branches), self.language,
+            branches_of(self.role, self.branches), self.language,
         )  # fmt: skip
 
 
@@ -221,13 +221,13 @@ def any_account(db: sqlite3.Connection, tenant: str | None = None) -> bool:
 def add(db: sqlite3.Connection, new: NewAccount, now_ms: int, password: str | None = None) -> int:
     """Make an account with the stored `password`; returns its number. In a transaction.
 
-    Raises Conflict when the name is taken within the tenant, BadRequest for a role that cannot manage, a name
-    that means no person in the life of an incident, or a tenant that has MAX_ACCOUNTS.
+    Raises Conflict when the name is taken within the tenant, BadRequest for a role that cannot manage, a
+    partner without a branch, a name that means no person in the life of an incident, or a tenant that has
+    MAX_ACCOUNTS.
     """
     if name_key(new.name) in NOBODY:
         raise BadRequest(f"{new.name!r:.80} is the author of what no person does: choose another name")
-    if new.manages and "manage" not in scopes_of(new.role, True):
-        raise BadRequest(f"a {new.role} cannot manage accounts: operators and auditors can")
+    _check_role(new.role, new.manages, new.branches)
     (count,) = db.execute("SELECT count(*) FROM accounts WHERE tenant = ?", (new.tenant,)).fetchone()
     if count >= MAX_ACCOUNTS:
         raise BadRequest(f"there are {count} accounts already: disable and rename some that are not used")
@@ -245,6 +245,13 @@ def add(db: sqlite3.Connection, new: NewAccount, now_ms: int, password: str | No
     return int(cursor.lastrowid or 0)
 
 
+def _check_role(role: str, manages: bool, branches: Sequence[str]) -> None:
+    if manages and "manage" not in scopes_of(role, True):
+        raise BadRequest(f"a {role} cannot manage accounts: operators and auditors can")
+    if needs_branches(role) and not branches:
+        raise BadRequest(f"a {role} sees the branches that are named, never all: name at least one")
+
+
 def change(db: sqlite3.Connection, tenant: str, number: int, values: dict[str, object]) -> AccountRow:
     """Set columns of an account (role, manages, branches, language, email, disabled). In a transaction.
 
@@ -253,8 +260,7 @@ def change(db: sqlite3.Connection, tenant: str, number: int, values: dict[str, o
     """
     before = find(db, tenant, number)
     after = update(db, tenant, number, values)
-    if after.manages and "manage" not in scopes_of(after.role, True):
-        raise BadRequest(f"a {after.role} cannot manage accounts: operators and auditors can")
+    _check_role(after.role, after.manages, after.branches)
     manager = db.execute(
         "SELECT 1 FROM accounts WHERE tenant = ? AND manages = 1 AND disabled = 0 LIMIT 1", (tenant,)
     ).fetchone()

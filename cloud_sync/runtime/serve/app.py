@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
@@ -21,6 +20,7 @@ from cloud_sync.errors import ConfigError, StoreBusy
 from cloud_sync.runtime import cases, projector, titles
 from cloud_sync.runtime.collector_files import load_config as load_collector
 from cloud_sync.runtime.collector_files import load_keys, make_clock
+from cloud_sync.runtime.kinds import serve_say as say
 from cloud_sync.runtime.serve import (
     live,
     oidc,
@@ -43,8 +43,6 @@ from cloud_sync.runtime.serve.etag import FinishJson
 from cloud_sync.runtime.serve.schemas import Problem
 from cloud_sync.runtime.serve.security import Guard
 from firmware_bridge.runtime.clock import Clock
-
-log = logging.getLogger("holdfast.serve")
 
 THREADS: Final = 64
 """Worker threads: each may wait for SQLite or for a password's hash; 16 of them at most for passwords."""
@@ -161,8 +159,8 @@ async def _kept_running(name: str, make: Callable[[], Coroutine[Any, Any, None]]
     while True:
         try:
             await make()
-        except Exception:  # the top of a task: it must not end the server, nor end in silence
-            log.exception("%s failed; it begins again in %.0f s", name, RESTART_S)
+        except Exception as error:  # noqa: BLE001 - the top of a task: it must not end the server, nor end in silence
+            say("task_failed", task=name, error=repr(error), wait_s=RESTART_S, exc_info=error)
         await asyncio.sleep(RESTART_S)
 
 
@@ -172,7 +170,7 @@ async def _sweep(context: Context) -> None:
             with context.db.transaction() as db:
                 sessions.sweep(db, context.config.session, context.real_ms())
         except StoreBusy as error:
-            log.warning("ended sessions are not deleted yet: %s", error)
+            say("sessions_not_swept", error=error)
 
     while True:
         await anyio.to_thread.run_sync(once)

@@ -32,12 +32,14 @@ from cloud_sync.runtime.serve.app import create_app, open_context, url_of
 from cloud_sync.runtime.serve.config import ServeConfig, load_config
 from cloud_sync.runtime.serve.db import ServeDb
 from cloud_sync.runtime.serve.deps import Context
+from cloud_sync.runtime.serve.metrics import install
 from cloud_sync.runtime.serve.protocol import ReachableProtocol
 from cloud_sync.runtime.serve.routes_session import ADMIN_ROLE
 from cloud_sync.runtime.titles import tenant_of
 from cloud_sync.statement import valid_tenant
-from edge.runtime.jsonlog import log_json_lines
 from edge.runtime.notify import Notify
+from firmware_bridge.runtime.exposition import ListenError, exposed
+from firmware_bridge.runtime.journal import open_journal
 
 STOP_S: Final = 3
 """Answers in hand get so long at the end; then what is open is cut."""
@@ -122,11 +124,11 @@ class Running(uvicorn.Server):
         self.should_exit = True
 
 
-def run(config_path: Path, *, as_json: bool = False) -> int:
-    """Serve until SIGTERM or SIGINT; see the module for the exit codes."""
+def run(config_path: Path, *, as_json: bool = False, metrics: str | None = None) -> int:
+    """Serve until SIGTERM or SIGINT; `metrics` is where to serve those. See the module for the exit codes."""
     try:
         config = load_config(config_path)
-        log_json_lines(config.log_level)
+        open_journal("holdfast-serve", config.log_level)
         logging.getLogger("uvicorn.error").setLevel(logging.WARNING)  # its comings and goings are ours to say
         _check_secrets(config)
         listener = _listen(config)
@@ -144,7 +146,11 @@ def run(config_path: Path, *, as_json: bool = False) -> int:
             context.base_url = config.base_url or url_of(config, port)
             link = first_link(context)
             server = Running(create_app(context), context)
-            return asyncio.run(_serve(server, listener, context, link, as_json))
+            with exposed(metrics, install(context).registry):
+                return asyncio.run(_serve(server, listener, context, link, as_json))
+        except ListenError as error:
+            print(f"serve: metrics: {error}", file=sys.stderr)
+            return error.code
         except CloudError as error:
             return _failed(error)
         except OSError as error:  # the certificate or its key

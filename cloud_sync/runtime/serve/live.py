@@ -21,7 +21,7 @@ from cloud_sync.runtime import fleet_reads
 from cloud_sync.runtime.serve import live_events, sessions, tokens
 from cloud_sync.runtime.serve.asked import KnownQuery
 from cloud_sync.runtime.serve.deps import Context, Ctx, LoggedIn, Login
-from cloud_sync.runtime.serve.live_hub import MAX_BEHIND, Viewer, feed_row, hub_of, together
+from cloud_sync.runtime.serve.live_hub import END, MAX_BEHIND, Viewer, feed_row, hub_of, together
 from cloud_sync.runtime.serve.places_file import places_of
 
 KEEP_ALIVE_S: Final = 15.0
@@ -70,6 +70,7 @@ class _Stream(Response):
         transport = scope.get("state", {}).get("transport")
         if cut and isinstance(transport, asyncio.Transport):
             transport.abort()  # what the viewer did not read is not kept for it
+            await _gone(receive)  # at once: only then is the answer over, though it was not completed
 
     async def _pump(self, first: bytes, send: Send) -> None:
         start = {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
@@ -78,6 +79,8 @@ class _Stream(Response):
         told_s = time.monotonic()
         checked_s = told_s - random.uniform(0, CHECK_S)  # viewers that came together are not looked at so
         while True:
+            if piece == END:
+                break
             if piece:
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
                 told_s = time.monotonic()

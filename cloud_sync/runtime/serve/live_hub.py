@@ -10,7 +10,6 @@ told together (vehicles, titles, the log's size: once a second) is told again af
 from __future__ import annotations
 
 import asyncio
-import logging
 import sqlite3
 import time
 from collections import Counter
@@ -24,6 +23,7 @@ from anyio import CapacityLimiter
 from cloud_sync.access import READ_LOG, Principal
 from cloud_sync.errors import CloudError
 from cloud_sync.runtime import fleet_reads
+from cloud_sync.runtime.kinds import serve_say as say
 from cloud_sync.runtime.serve import live_events
 from cloud_sync.runtime.serve.deps import Context
 from cloud_sync.runtime.serve.live_events import Batch, FeedRow
@@ -46,9 +46,12 @@ DUE_S: Final = 2.0
 MAX_BEHIND: Final = 1000
 """Lines of the feed that are told again after a resume; for more the page reads its lists anew."""
 
+END: Final = b":end\n\n"
+"""The last piece of a stream: a comment, after which it ends as an answer should."""
+END_S: Final = 1.0
+"""A viewer that has not taken the last piece by then is cut off: the server ends."""
 _RETRY_S: Final = 1.0
 """Pause after the store could not be read."""
-_LOG: Final = logging.getLogger("holdfast.serve.live")
 T = TypeVar("T")
 
 
@@ -160,9 +163,15 @@ class Hub:
         self.stopped = True
         if self.stop in self._context.at_stop:
             self._context.at_stop.remove(self.stop)
+        loop = asyncio.get_running_loop()
         for group in list(self._groups.values()):
             for viewer in list(group.viewers):
-                viewer.cut()
+                try:
+                    viewer.queue.put_nowait(END)
+                except asyncio.QueueFull:
+                    viewer.cut()
+                else:
+                    loop.call_later(END_S, viewer.cut)
 
     async def run(self) -> None:
         """Until the server ends, or nobody watches."""
@@ -175,7 +184,7 @@ class Hub:
                 failing = False
             except (CloudError, sqlite3.Error) as error:
                 if not failing:
-                    _LOG.warning("live: the store cannot be read, trying again: %s", error)
+                    say("live_store_busy", error=error)
                 failing = True
                 await self._in_thread(self._close)
                 await asyncio.sleep(_RETRY_S)
@@ -235,7 +244,7 @@ class Hub:
                 viewer.queue.put_nowait(piece)
             except asyncio.QueueFull:
                 self.dropped += 1
-                _LOG.info("live: a viewer does not read and was cut off, %d so far", self.dropped)
+                say("viewer_cut", count=self.dropped)
                 self.detach(viewer)
                 viewer.cut()
 

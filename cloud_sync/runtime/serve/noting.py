@@ -6,14 +6,11 @@ on and the entry is said in the server's log instead: nobody is locked out becau
 
 from __future__ import annotations
 
-import logging
-
 from cloud_sync.access import Principal
 from cloud_sync.errors import CloudError
 from cloud_sync.runtime import audit
+from cloud_sync.runtime.kinds import serve_say as say
 from cloud_sync.runtime.serve.deps import Context
-
-log = logging.getLogger("holdfast.serve")
 
 
 def about(ctx: Context, tenant: str, account: str, action: str, what: str = "") -> None:
@@ -22,7 +19,7 @@ def about(ctx: Context, tenant: str, account: str, action: str, what: str = "") 
         with ctx.stores.writing() as store, store.transaction() as db:
             audit.note_account(db, tenant, account, action, what, ctx.now_ms())
     except CloudError as error:
-        log.warning("no audit entry %s: %s", action, error)
+        say("no_audit_entry", action=action, error=error)
 
 
 def by(ctx: Context, who: Principal, action: str, what: str) -> None:
@@ -31,4 +28,4 @@ def by(ctx: Context, who: Principal, action: str, what: str) -> None:
         with ctx.stores.writing() as store:
             audit.note(store, who, action, None, what, "", None, ctx.now_ms(), signed=False)
     except CloudError as error:
-        log.warning("no audit entry %s: %s", action, error)
+        say("no_audit_entry", action=action, error=error)

@@ -33,7 +33,7 @@ from joserfc.errors import JoseError
 from joserfc.jwk import KeySet
 from starlette.responses import RedirectResponse, Response
 
-from cloud_sync.access import ROLES
+from cloud_sync.access import ROLES, needs_branches
 from cloud_sync.errors import CloudError, Conflict
 from cloud_sync.runtime.serve import accounts, noting, sessions
 from cloud_sync.runtime.serve.accounts import NewAccount, digest
@@ -266,6 +266,12 @@ def new_account(config: Oidc, claims: Mapping[str, Any]) -> NewAccount:
         )
     if ALL_BRANCHES in branches:
         branches = ()
+    if needs_branches(role) and not branches:
+        where = config.branches_claim or "of branches, which [oidc] branches_claim must name,"
+        raise refused(
+            f"the claim {where} must name the branches of a {role}, who never sees all",
+            "Ask who runs the provider to name them.",
+        )
     name = _text(claims.get("preferred_username")) or _text(claims.get("email")) or str(claims["sub"])
     email = _text(claims.get("email")) if claims.get("email_verified") is True else None
     language = "zh" if str(claims.get("locale", "")).startswith("zh") else "en"

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import sqlite3
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from functools import partial
 from typing import Any, Final, Protocol, TypeVar
 
 from cloud_sync.errors import BadRequest, NotFound, StoreError
+from cloud_sync.runtime.kinds import serve_say as say
 
 WEBHOOK: Final = "webhook"
 EMAIL: Final = "email"
@@ -40,7 +40,6 @@ MAX_BUSY_S: Final = 60.0
 """How long a lane rests whose outcome could not be written down (disk full)."""
 
 T = TypeVar("T")
-_log = logging.getLogger(__name__)
 
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS webhooks(
@@ -341,14 +340,15 @@ class Deliverer:
         try:
             outcome = await self._senders[item.parcel.channel](item)
         except Exception as error:  # noqa: BLE001 - a message that breaks a sender must not end the others
-            _log.exception("message %d to %s could not be sent", item.id, item.lane.split(":")[0])
+            lane = item.lane.split(":")[0]
+            say("message_broken", number=item.id, task=lane, error=repr(error), exc_info=error)
             outcome = Later(f"sending failed: {type(error).__name__}")
         now_ms, chance = self._wall_ms(), self._chance()
         try:
             await self._work.write(lambda db: settle(db, item, outcome, now_ms, chance))
         except StoreError as error:
             # The message stays waiting and is sent again: not at once, or its target would be flooded.
-            _log.error("what became of message %d could not be written down: %s", item.id, error)
+            say("message_not_settled", number=item.id, error=error)
             await asyncio.sleep(MAX_BUSY_S)
 
 

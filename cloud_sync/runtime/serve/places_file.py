@@ -7,7 +7,6 @@ sentence. Reading a large list takes a second or two, during which other request
 from __future__ import annotations
 
 import json
-import logging
 import threading
 import time
 from collections.abc import Iterable
@@ -16,6 +15,7 @@ from typing import Any, Final
 
 from cloud_sync.errors import ConfigError
 from cloud_sync.places import MAX_LIST_BYTES, Near, Places, parse
+from cloud_sync.runtime.kinds import serve_say as say
 from cloud_sync.runtime.serve.deps import Context
 
 LOOK_EVERY_S: Final = 2.0
@@ -29,7 +29,6 @@ _GEOMETRIES: Final = frozenset(
         "MultiLineString", "Polygon", "MultiPolygon",
     }
 )  # fmt: skip
-_LOG: Final = logging.getLogger("holdfast.serve.places")
 
 _Seen = tuple[int, int, int] | None
 """Inode, size and time of change; None where there is no file."""
@@ -83,10 +82,9 @@ class PlacesFile:
             self._places = parse(_read(path, MAX_LIST_BYTES))
         except ConfigError as error:
             self.problem = str(error)
-            _LOG.warning(
-                "places: %s: %s; %s", path, error,
-                f"the {len(self._places.items)} places of before stay" if self._places.items else "no names",
-            )  # fmt: skip
+            kept = len(self._places.items)
+            detail = f"the {kept} places of before stay" if kept else "no names"
+            say("places_unread", path=path, error=error, detail=detail)
             return
         self.problem = None
         self._say(path)
@@ -94,11 +92,11 @@ class PlacesFile:
     def _say(self, path: Path) -> None:
         places = self._places
         other = "" if places.encoding == "utf-8" else f", read as {places.encoding.upper()}"
-        _LOG.info("places: %d from %s%s", len(places.items), path, other)
+        say("places_read", count=len(places.items), path=path, detail=other)
         for row in places.bad:
-            _LOG.warning("places: %s line %d left out: %s", path, row.line, row.why)
+            say("place_left_out", path=path, number=row.line, error=row.why)
         if places.bad_count > len(places.bad):
-            _LOG.warning("places: %d more lines left out", places.bad_count - len(places.bad))
+            say("places_left_out", count=places.bad_count - len(places.bad))
 
 
 def places_of(context: Context) -> PlacesFile:

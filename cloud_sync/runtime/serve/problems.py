@@ -7,7 +7,6 @@ unforeseen error gets an id that stands in the server's log; nothing of it is to
 from __future__ import annotations
 
 import json
-import logging
 import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -28,9 +27,8 @@ from cloud_sync.errors import (
     StoreBusy,
     StoreReadOnly,
 )
+from cloud_sync.runtime.kinds import serve_say as say
 from cloud_sync.runtime.serve.schemas import Problem
-
-log = logging.getLogger(__name__)
 
 MEDIA_TYPE: Final = "application/problem+json"
 MAX_FIELDS: Final = 5
@@ -123,7 +121,7 @@ def of_error(error: CloudError) -> ApiProblem:
         case BundleError():
             return ApiProblem("bundle", str(error))
         case StoreBusy():
-            log.warning("store: %s", error)
+            say("serve_store_busy", error=error)
             wait = "60" if isinstance(error, StoreReadOnly) else "1"
             return ApiProblem(
                 "busy", "The store cannot be used right now; nothing was changed.", "Try again in a moment.",
@@ -135,7 +133,7 @@ def of_error(error: CloudError) -> ApiProblem:
 def internal(error: BaseException) -> ApiProblem:
     """An error nobody foresaw: an id for the caller, everything else for the log."""
     number = secrets.token_hex(4)
-    log.error("error %s", number, exc_info=error)
+    say("serve_fault", reason=number, error=repr(error), exc_info=error)
     return ApiProblem(
         "internal", f"The server's log has this as error {number}.", "Tell whoever runs the server."
     )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sqlite3
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Response
 
 from cloud_sync.access import MANAGE, Principal
-from cloud_sync.errors import BadRequest, Conflict, Denied
+from cloud_sync.errors import BadRequest, Conflict, Denied, NotFound
 from cloud_sync.runtime.serve import accounts, noting, tokens
 from cloud_sync.runtime.serve.accounts import NewAccount
 from cloud_sync.runtime.serve.asked import KnownQuery
@@ -34,9 +35,12 @@ TokenId = Annotated[str, Path(pattern=r"^[0-9a-f]{16}$")]
 
 @router.get("/accounts")
 def list_accounts(ctx: Ctx, who: Manager) -> AccountList:
-    """All accounts of one's tenant, by name."""
+    """All accounts of one's tenant, by name; who is confined to branches sees those that are confined to
+    them too."""
     with ctx.db.reading() as db:
-        return AccountList(items=[shown(row) for row in accounts.all_of(db, who.tenant)])
+        return AccountList(
+            items=[shown(row) for row in accounts.all_of(db, who.tenant) if who.covers(row.branches)]
+        )
 
 
 @router.post("/accounts", status_code=201)
@@ -72,9 +76,10 @@ def change_account(ctx: Ctx, who: Manager, number: Number, body: AccountChange) 
     now_ms = ctx.real_ms()
     link = None
     with ctx.db.transaction() as db:
-        before = accounts.find(db, who.tenant, number)
-        if who.branches:
-            _within(who, tuple(values.get("branches", before.branches)))
+        if not who.covers(accounts.find(db, who.tenant, number).branches):
+            raise Denied("this account sees more than you do: ask somebody who is not confined to branches")
+        if body.branches is not None:
+            _within(who, tuple(body.branches))
         after = accounts.change(db, who.tenant, number, values)
         if body.new_link:
             if after.disabled:
@@ -87,10 +92,11 @@ def change_account(ctx: Ctx, who: Manager, number: Number, body: AccountChange) 
 
 @router.get("/tokens")
 def list_tokens(ctx: Ctx, found: LoggedIn) -> TokenList:
-    """One's own API tokens; with `manage` those of the tenant."""
+    """One's own API tokens; with `manage` those of the accounts that one may change."""
     with ctx.db.reading() as db:
         rows = tokens.all_of(db, found.principal.tenant, _whose(found.principal))
-    return TokenList(items=[token_row(one) for one in rows])
+        theirs = _theirs(db, found.principal)
+    return TokenList(items=[token_row(one) for one in rows if one.account in theirs])
 
 
 @router.post("/tokens", status_code=201)
@@ -108,8 +114,12 @@ def make_token(ctx: Ctx, found: LoggedIn, body: TokenRequest) -> TokenMade:
 
 @router.delete("/tokens/{token}", status_code=204)
 def delete_token(ctx: Ctx, found: LoggedIn, token: TokenId) -> Response:
-    """End an API token: one's own, or with `manage` any of the tenant."""
+    """End an API token: one's own, or with `manage` one of an account that one may change."""
     with ctx.db.transaction() as db:
+        rows = tokens.all_of(db, found.principal.tenant, _whose(found.principal))
+        theirs = _theirs(db, found.principal)
+        if not any(one.id == token and one.account in theirs for one in rows):
+            raise NotFound("there is no such token")
         tokens.delete_token(db, found.principal.tenant, _whose(found.principal), token)
     noting.by(ctx, found.principal, "token_deleted", token)
     return Response(status_code=204)
@@ -135,9 +145,19 @@ def _whose(who: Principal) -> int | None:
     return None if who.may(MANAGE) else who.account
 
 
+def _theirs(db: sqlite3.Connection, who: Principal) -> frozenset[int]:
+    """Numbers of the accounts that `who` may look after: one's own, and those that see no more."""
+    manages = who.may(MANAGE)
+    return frozenset(
+        row.id
+        for row in accounts.all_of(db, who.tenant)
+        if row.id == who.account or (manages and who.covers(row.branches))
+    )
+
+
 def _within(who: Principal, branches: tuple[str, ...]) -> None:
     """Who is confined to branches gives nobody more."""
-    if who.branches and not (branches and set(branches) <= who.branches):
+    if not who.covers(branches):
         raise Denied(f"you see {', '.join(sorted(who.branches))} alone: name some of these")
 
 

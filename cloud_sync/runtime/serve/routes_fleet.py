@@ -159,11 +159,18 @@ def vehicle_evidence(
 
 @router.get("/completeness", response_model=CompletenessList)
 def list_completeness(
-    ctx: Ctx, who: FleetOrLog, db: Reader, month: Month = None, limit: Limit = 50, cursor: Cursor = None
+    ctx: Ctx,
+    who: FleetOrLog,
+    db: Reader,
+    month: Month = None,
+    branch: Text = None,
+    q: Text = None,
+    limit: Limit = 50,
+    cursor: Cursor = None,
 ) -> dict[str, Any]:
     """All devices in one month (the newest unless one is named), the worst first."""
     return fleet_reads.completeness_list(
-        db, who, month=month, limit=limit, cursor=cursor, now_ms=ctx.now_ms()
+        db, who, month=month, branch=branch, q=q, limit=limit, cursor=cursor, now_ms=ctx.now_ms()
     )
 
 

@@ -72,7 +72,9 @@ def story(ctx: Ctx, who: Reads, db: Reader, id: IncidentId) -> dict[str, Any]:
 
 
 def _story(ctx: Context, who: Principal, db: Reader, id_: str) -> dict[str, Any]:
-    return case_reads.story(db, who, id_, now_ms=ctx.now_ms(), near=places_of(ctx).nearest)
+    found = case_reads.story(db, who, id_, now_ms=ctx.now_ms(), near=places_of(ctx).nearest)
+    names = _assignable(ctx, who, db, id_) if who.may(WRITE_INCIDENTS) else ()
+    return found | {"assignable": sorted(names)}
 
 
 @router.get("/incidents/{id}/timeline", response_model=Timeline)
@@ -101,22 +103,22 @@ def act(
     somebody else acted since `version`."""
     cases.act(
         store, who, id, action=body.action, version=body.version, note=body.note, assignee=body.assignee,
-        accounts=_assignable(ctx, who, store, id) if body.assignee is not None else (),
+        accounts=_assignable(ctx, who, store.db, id) if body.assignee is not None else (),
         key=ctx.ledger_key, wall_ms=ctx.now_ms(),
     )  # fmt: skip
     with ctx.stores.reading() as db:
         return _story(ctx, who, db, id)
 
 
-def _assignable(ctx: Context, who: Principal, store: Writer, id_: str) -> frozenset[str]:
+def _assignable(ctx: Context, who: Principal, db: Reader, id_: str) -> frozenset[str]:
     """Names of accounts that may work on this incident: they act upon incidents and see its branch."""
     ref = casework.parse_id(id_)
-    row = store.db.execute(
+    row = db.execute(
         "SELECT branch FROM cards WHERE tenant=? AND device=?", (who.tenant, ref.device)
     ).fetchone()
     branch = None if row is None else row[0]
-    with ctx.db.reading() as db:
-        rows = accounts.all_of(db, who.tenant)
+    with ctx.db.reading() as own:
+        rows = accounts.all_of(own, who.tenant)
     others = [(row.name, row.principal()) for row in rows if not row.disabled]
     return frozenset(name for name, one in others if one.may(WRITE_INCIDENTS) and one.sees(branch))
 
@@ -147,6 +149,19 @@ def incident_evidence(
 
 
 @router.get("/labels", response_model=LabelList)
-def list_labels(who: Reads, db: Reader, limit: Limit = 200, cursor: Cursor = None) -> dict[str, Any]:
+def list_labels(
+    who: Reads,
+    db: Reader,
+    cause: Cause | None = None,
+    branch: Text = None,
+    device: Annotated[DeviceName | None, Query()] = None,
+    start: Annotated[Time, Query(alias="from")] = None,
+    end: Annotated[Time, Query(alias="to")] = None,
+    limit: Limit = 200,
+    cursor: Cursor = None,
+) -> dict[str, Any]:
     """Verdicts of people, oldest first: what the models learn from."""
-    return case_reads.labels(db, who, cursor=cursor, limit=limit)
+    return case_reads.labels(
+        db, who, cause=cause, branch=branch, device=device, from_ms=wall_ms("from", start),
+        to_ms=wall_ms("to", end), cursor=cursor, limit=limit,
+    )  # fmt: skip

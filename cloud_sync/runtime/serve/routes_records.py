@@ -14,11 +14,12 @@ from cloud_sync.access import READ_AUDIT, READ_LOG, READ_TITLES, Principal
 from cloud_sync.errors import NotFound
 from cloud_sync.log.tiles import HEIGHT, WIDTH
 from cloud_sync.runtime import audit, desk_reads
-from cloud_sync.runtime.serve.asked import Cursor, KnownQuery, Limit, Text
+from cloud_sync.runtime.serve.asked import Cursor, KnownQuery, Limit, Text, Time, wall_ms
 from cloud_sync.runtime.serve.deps import Context, Ctx, Reader, require
 from cloud_sync.runtime.serve.schemas import (
     AlarmList,
     AuditList,
+    DeviceName,
     LogEntries,
     LogProof,
     LogState,
@@ -73,12 +74,15 @@ def list_titles(
     who: Titles,
     db: Reader,
     state: Annotated[list[TitleState] | None, Query(max_length=6)] = None,
+    branch: Text = None,
     q: Text = None,
     limit: Limit = 50,
     cursor: Cursor = None,
 ) -> dict[str, Any]:
     """Titles, the gravest first."""
-    return desk_reads.titles(db, who, state=state or (), q=q, limit=limit, cursor=cursor, now_ms=ctx.now_ms())
+    return desk_reads.titles(
+        db, who, state=state or (), branch=branch, q=q, limit=limit, cursor=cursor, now_ms=ctx.now_ms()
+    )
 
 
 @_api.get("/titles/{token}", response_model=TitleDetail)
@@ -94,9 +98,17 @@ def log_state(ctx: Ctx, who: Log, db: Reader) -> dict[str, Any]:
 
 
 @_api.get("/log/entries", response_model=LogEntries)
-def log_entries(ctx: Ctx, who: Log, db: Reader, limit: Limit = 50, cursor: Cursor = None) -> dict[str, Any]:
-    """The log, newest first. Of other tenants' entries stand index and hash alone."""
-    return desk_reads.log_entries(db, who, cursor=cursor, limit=limit, now_ms=ctx.now_ms())
+def log_entries(
+    ctx: Ctx,
+    who: Log,
+    db: Reader,
+    device: Annotated[DeviceName | None, Query()] = None,
+    limit: Limit = 50,
+    cursor: Cursor = None,
+) -> dict[str, Any]:
+    """The log, newest first. Of other tenants' entries stand index and hash alone. `device`: its segments,
+    what people did about its incidents, and audited readings of it."""
+    return desk_reads.log_entries(db, who, device=device, cursor=cursor, limit=limit, now_ms=ctx.now_ms())
 
 
 @_api.get("/log/proof", response_model=LogProof)
@@ -141,17 +153,27 @@ def list_audit(
     ctx: Ctx,
     who: Annotated[Principal, Depends(require(READ_AUDIT))],
     db: Reader,
+    account: Text = None,
+    action: Text = None,
+    device: Annotated[DeviceName | None, Query()] = None,
+    start: Annotated[Time, Query(alias="from")] = None,
+    end: Annotated[Time, Query(alias="to")] = None,
     limit: Limit = 50,
     cursor: Cursor = None,
 ) -> dict[str, Any]:
     """Who read or changed what, newest first."""
-    return audit.rows(db, who, cursor, limit, now_ms=ctx.now_ms())
+    return audit.rows(
+        db, who, cursor, limit, account=account, action=action, device=device,
+        from_ms=wall_ms("from", start), to_ms=wall_ms("to", end), now_ms=ctx.now_ms(),
+    )  # fmt: skip
 
 
 @_api.get("/alarms", response_model=AlarmList)
-def list_alarms(ctx: Ctx, who: Log, db: Reader) -> dict[str, Any]:
-    """The collector's own alarms, and what it refused, in groups, newest first."""
-    return desk_reads.alarms(db, who, ctx.now_ms())
+def list_alarms(
+    ctx: Ctx, who: Log, db: Reader, limit: Limit = desk_reads.LISTED, cursor: Cursor = None
+) -> dict[str, Any]:
+    """The collector's own alarms, and what it refused, in groups, newest first: `limit` of each."""
+    return desk_reads.alarms(db, who, ctx.now_ms(), limit=limit, cursor=cursor)
 
 
 router.include_router(_api)

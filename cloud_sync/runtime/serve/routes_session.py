@@ -8,7 +8,7 @@ from typing import Final, get_args
 from fastapi import APIRouter, Request, Response
 from pydantic import Field
 
-from cloud_sync.access import SCOPES
+from cloud_sync.access import SCOPES, WRITE_INCIDENTS, Principal
 from cloud_sync.errors import Conflict
 from cloud_sync.runtime.serve import accounts, attempts, noting, sessions
 from cloud_sync.runtime.serve.accounts import AccountRow, NewAccount
@@ -220,7 +220,8 @@ def set_cookie(ctx: Context, response: Response, token: str) -> None:
 def told(ctx: Context, account: AccountRow, found: Login) -> Session:
     """The session as the page is told of it."""
     with ctx.db.reading() as db:
-        names = [one.name for one in accounts.all_of(db, account.tenant) if not one.disabled]
+        others = [one for one in accounts.all_of(db, account.tenant) if not one.disabled]
+    names = [one.name for one in others if _works_with(found.principal, one.principal())]
     with ctx.stores.reading() as db:
         kinds = _kinds(db, account.tenant)
         branches = _branches(db, account.tenant)
@@ -237,9 +238,15 @@ def told(ctx: Context, account: AccountRow, found: Login) -> Session:
             outline=ctx.config.outline is not None and ctx.config.outline.is_file(),
         ),
         branches=[name for name in branches if not own or name in own],
-        accounts=names if found.principal.may("write:incidents") else [],
+        accounts=names if found.principal.may(WRITE_INCIDENTS) else [],
         version=ctx.version, now=ctx.now(),
     )  # fmt: skip
+
+
+def _works_with(who: Principal, other: Principal) -> bool:
+    """Whether an incident that `who` sees may be given to `other`."""
+    shared = not who.branches or not other.branches or bool(who.branches & other.branches)
+    return other.may(WRITE_INCIDENTS) and shared
 
 
 def shown(account: AccountRow) -> Account:

@@ -54,17 +54,38 @@ def opened(ctx: Ctx) -> ServeDb:
     return telling.serve_db(ctx)
 
 
+def everywhere(who: Annotated[Principal, Depends(looks)]) -> Principal:
+    """Who may read webhooks and messages, which tell of every branch. Raises Denied."""
+    return _unconfined(who)
+
+
+def manages_everywhere(who: Annotated[Principal, Depends(require(MANAGE))]) -> Principal:
+    """Who may change webhooks and messages. Raises Denied."""
+    return _unconfined(who)
+
+
+def _unconfined(who: Principal) -> Principal:
+    if who.branches:
+        raise Denied(
+            "this account is confined to branches, and webhooks and messages belong to all of them:"
+            " ask somebody who manages without being confined"
+        )
+    return who
+
+
 Db = Annotated[ServeDb, Depends(opened)]
 Looks = Annotated[Principal, Depends(looks)]
+Everywhere = Annotated[Principal, Depends(everywhere)]
 Manages = Annotated[Principal, Depends(require(MANAGE))]
+ManagesEverywhere = Annotated[Principal, Depends(manages_everywhere)]
 Number = Annotated[int, Path(ge=1, le=MAX_NUMBER)]
 
 
 @router.get("/rules")
-def list_rules(serve: Db, who: Looks) -> RuleList:
-    """All rules of the tenant."""
+def list_rules(ctx: Ctx, serve: Db, who: Looks) -> RuleList:
+    """All rules of the tenant; who is confined to branches sees those of its branches alone."""
     with serve.reading() as db:
-        return RuleList(items=rule_store.models(db, who.tenant))
+        return RuleList(items=_theirs(db, who), mail=ctx.config.smtp is not None)
 
 
 @router.post("/rules", status_code=201)
@@ -73,6 +94,7 @@ def add_rule(ctx: Ctx, serve: Db, who: Manages, body: RuleBody) -> Rule:
     since_feed = StoreSource(ctx).newest(who.tenant)
     with serve.transaction() as db:
         _check_rule(db, who, body)
+        _check_reach(who, body, frozenset())
         made = rule_store.add_rule(db, who.tenant, body, since_feed, ctx.real_ms())
     noting.by(ctx, who, "rule", f"made rule {made.id}")
     return made
@@ -82,7 +104,9 @@ def add_rule(ctx: Ctx, serve: Db, who: Manages, body: RuleBody) -> Rule:
 def change_rule(ctx: Ctx, serve: Db, who: Manages, number: Number, body: RuleBody) -> Rule:
     """Put another rule in the place of this one."""
     with serve.transaction() as db:
+        before = _one(db, who, number)
         _check_rule(db, who, body)
+        _check_reach(who, body, frozenset(before.webhooks))
         made = rule_store.change_rule(db, who.tenant, number, body)
     noting.by(ctx, who, "rule", f"changed rule {number}")
     return made
@@ -92,20 +116,21 @@ def change_rule(ctx: Ctx, serve: Db, who: Manages, number: Number, body: RuleBod
 def remove_rule(ctx: Ctx, serve: Db, who: Manages, number: Number) -> Response:
     """Remove a rule, and what it holds back."""
     with serve.transaction() as db:
+        _one(db, who, number)
         rule_store.remove_rule(db, who.tenant, number)
     noting.by(ctx, who, "rule", f"removed rule {number}")
     return Response(status_code=204)
 
 
 @router.get("/webhooks")
-def list_webhooks(serve: Db, who: Looks) -> WebhookList:
+def list_webhooks(serve: Db, who: Everywhere) -> WebhookList:
     """All webhooks of the tenant, without their secrets."""
     with serve.reading() as db:
         return WebhookList(items=rule_store.webhooks(db, who.tenant))
 
 
 @router.post("/webhooks", status_code=201)
-def add_webhook(ctx: Ctx, serve: Db, who: Manages, body: WebhookRequest) -> WebhookMade:
+def add_webhook(ctx: Ctx, serve: Db, who: ManagesEverywhere, body: WebhookRequest) -> WebhookMade:
     """A new webhook; its signing secret is told this once."""
     check_url(body.url, allow_private=ctx.config.webhooks_allow_private)
     name, secret = notices.clean(body.name, 80), new_secret()
@@ -119,7 +144,7 @@ def add_webhook(ctx: Ctx, serve: Db, who: Manages, body: WebhookRequest) -> Webh
 
 
 @router.delete("/webhooks/{number}", status_code=204)
-def remove_webhook(ctx: Ctx, serve: Db, who: Manages, number: Number) -> Response:
+def remove_webhook(ctx: Ctx, serve: Db, who: ManagesEverywhere, number: Number) -> Response:
     """Remove a webhook and its secret; what waits for it is dead."""
     with serve.transaction() as db:
         rule_store.remove_webhook(db, who.tenant, number, ctx.real_ms())
@@ -128,7 +153,7 @@ def remove_webhook(ctx: Ctx, serve: Db, who: Manages, number: Number) -> Respons
 
 
 @router.post("/webhooks/{number}/test", status_code=202)
-def test_webhook(ctx: Ctx, serve: Db, who: Manages, number: Number) -> Delivery:
+def test_webhook(ctx: Ctx, serve: Db, who: ManagesEverywhere, number: Number) -> Delivery:
     """Send a message that tells of nothing; GET /deliveries says what became of it. A webhook that was
     disabled because its target was gone is taken up again."""
     now_ms = ctx.real_ms()
@@ -153,7 +178,7 @@ def test_webhook(ctx: Ctx, serve: Db, who: Manages, number: Number) -> Delivery:
 def list_deliveries(
     ctx: Ctx,
     serve: Db,
-    who: Looks,
+    who: Everywhere,
     reader: Reader,
     state: Annotated[Literal["waiting", "delivered", "dead"] | None, Query()] = None,
     limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = DEFAULT_PAGE,
@@ -172,7 +197,7 @@ def list_deliveries(
 
 
 @router.post("/deliveries/{number}/retry")
-def retry_delivery(ctx: Ctx, serve: Db, who: Manages, number: Number) -> Delivery:
+def retry_delivery(ctx: Ctx, serve: Db, who: ManagesEverywhere, number: Number) -> Delivery:
     """Let a dead message wait again, with its whole patience."""
     with serve.transaction() as db:
         outbound.retry(db, who.tenant, number, ctx.real_ms())
@@ -194,6 +219,28 @@ def delivery_of(row: dict[str, Any]) -> Delivery:
         delivered_at=iso(row["done_ms"]) if row["state"] == "delivered" else None,
         error=row["error"],
     )
+
+
+def _theirs(db: sqlite3.Connection, who: Principal) -> list[Rule]:
+    return [rule for rule in rule_store.models(db, who.tenant) if who.covers(rule.branches)]
+
+
+def _one(db: sqlite3.Connection, who: Principal, number: int) -> Rule:
+    """A rule that `who` may touch. Raises NotFound."""
+    for rule in _theirs(db, who):
+        if rule.id == number:
+            return rule
+    raise NotFound(f"there is no rule {number}")
+
+
+def _check_reach(who: Principal, body: RuleBody, had: frozenset[int]) -> None:
+    """Raise Denied for a rule that tells more than its author may see; `had`: webhooks it has already."""
+    if not who.covers(body.branches):
+        raise Denied(
+            f"this account sees {', '.join(sorted(who.branches))} alone: a rule of its names some of these"
+        )
+    if who.branches and not had.issuperset(body.webhooks):
+        raise Denied("webhooks belong to all branches: ask somebody who manages without being confined")
 
 
 def _check_rule(db: sqlite3.Connection, who: Principal, body: RuleBody) -> None:

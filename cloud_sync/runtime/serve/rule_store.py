@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, datetime
 from functools import cache
 from typing import Any, Final
@@ -18,6 +18,8 @@ from cloud_sync.runtime.serve.schemas import RuleBody, Webhook
 MAX_RULES: Final = 100
 """Of a tenant. More cannot be overlooked by those who would have to."""
 MAX_WEBHOOKS: Final = 50
+OVERDUE_MARK: Final = ".overdue."
+"""Between device and time in a notice's key; an incident's id has a run of 32 digits there."""
 NOTICES_KEEP_MS: Final = 90 * 24 * 3_600_000
 """What a rule did about an incident that is settled is remembered so long, in case it is opened again."""
 
@@ -83,7 +85,8 @@ def rule_of(row: tuple[Any, ...]) -> Rule:
     return Rule(
         number, tenant, body.name, frozenset(body.branches), frozenset(body.causes), body.min_severity,
         tuple(body.emails), tuple(body.webhooks), body.language, quiet, body.escalate_after_s,
-        tuple(body.escalate_to), body.digest_after, body.digest_s, body.enabled, since_feed,
+        tuple(body.escalate_to), body.digest_after, body.digest_s, body.enabled, body.overdue,
+        since_feed,
     )  # fmt: skip
 
 
@@ -225,6 +228,26 @@ def waiting(db: sqlite3.Connection, tenant: str, rule: int) -> list[Notice]:
     )
 
 
+def overdue_known(db: sqlite3.Connection, tenant: str, rule: int) -> frozenset[str]:
+    """Keys of the overdue vehicles about which a rule has decided."""
+    found = db.execute(
+        "SELECT incident FROM notices WHERE tenant=? AND rule=? AND instr(incident, ?)",
+        (tenant, rule, OVERDUE_MARK),
+    )
+    return frozenset(str(row[0]) for row in found)
+
+
+def overdue_key(device: str, due_ms: int) -> str:
+    """What stands for an incident's id in the notice of a vehicle that was due at `due_ms`."""
+    return f"{device}{OVERDUE_MARK}{due_ms}"
+
+
+def overdue_of(key: str) -> tuple[str, int] | None:
+    """(device, due_ms) of an `overdue_key`; None for an incident's id."""
+    device, mark, due_ms = key.partition(OVERDUE_MARK)
+    return (device, int(due_ms)) if mark else None
+
+
 def begin_anew(db: sqlite3.Connection, tenant: str, newest: int) -> None:
     """The feed ends at `newest`. Rules that wait for later lines were made with another store's feed: they
     tell of everything from now on."""
@@ -260,11 +283,22 @@ def note_telling(db: sqlite3.Connection, rule: Rule, now_ms: int) -> None:
     db.execute("INSERT INTO tellings(tenant, rule, at_ms) VALUES(?,?,?)", (rule.tenant, rule.id, now_ms))
 
 
+def prune_overdue(db: sqlite3.Connection, tenant: str, current: Collection[str]) -> None:
+    """Forget what was done about vehicles that were heard since; `current`: keys of those that are due."""
+    found = db.execute(
+        "SELECT DISTINCT incident FROM notices WHERE tenant=? AND instr(incident, ?) AND status<>'held'",
+        (tenant, OVERDUE_MARK),
+    ).fetchall()
+    gone = [(tenant, key) for (key,) in found if key not in current]
+    db.executemany("DELETE FROM notices WHERE tenant=? AND incident=?", gone)
+
+
 def prune(db: sqlite3.Connection, now_ms: int) -> None:
     """Forget what was done about incidents that were closed long ago."""
     db.execute(
-        "DELETE FROM notices WHERE state='closed' AND status<>'held' AND at_ms < ?",
-        (now_ms - NOTICES_KEEP_MS,),
+        "DELETE FROM notices WHERE state='closed' AND status<>'held' AND at_ms < ?"
+        " AND NOT instr(incident, ?)",
+        (now_ms - NOTICES_KEEP_MS, OVERDUE_MARK),
     )
 
 

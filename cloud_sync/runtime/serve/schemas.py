@@ -78,6 +78,8 @@ class Place(Model):
     distance_m: int | None = None
     """From the named place, to the nearest 100 m; None inside it."""
     at: Moment | None = None
+    unc_m: int | None = None
+    """Half-width (metres) of the fix and of the grid together, where the device said how good its fix was."""
 
 
 class ExactPlace(Model):
@@ -123,6 +125,8 @@ class IncidentRow(Model):
     """Number of actions so far; an action names the one it was decided upon."""
     clock: ClockKind
     place: Place | None
+    place_of: Literal["incident", "vehicle"] | None
+    """Whose place that is: told by the incident itself, or the newest of its vehicle (see its age)."""
     title_state: str | None
 
 
@@ -184,6 +188,8 @@ class Story(Model):
     """What to do, most urgent first."""
     may: list[CaseVerb]
     """Actions this account may take now."""
+    assignable: list[str]
+    """Names of accounts that it can be assigned to; none for an account that cannot assign."""
     acts: list[Act]
     segment: str
     """SHA-256 (hex) of the segment that opened it."""
@@ -232,6 +238,8 @@ class VehicleRow(Model):
     """A vehicle (or roadside node) in a list."""
 
     device: str
+    kind: Literal["vehicle", "roadside"]
+    """A roadside node is known by the tyre sensors that it heard; one that heard none yet is a vehicle."""
     name: str
     branch: str | None
     state: VehicleState
@@ -253,6 +261,8 @@ class VehicleRow(Model):
     outbox: Outbox | None
     certificate_days: int | None
     clock: ClockKind
+    """Whose time it lives in. Its own times (`last_event`, `next_due`, `place.at`) are of that clock;
+    `last_heard` and `now` are the collector's. Of anything but `live` nothing is happening now."""
     title_state: str | None
     complete: bool
     """Nothing is missing up to its last segment."""
@@ -264,6 +274,9 @@ class VehicleList(Model):
     items: list[VehicleRow]
     next: str | None
     total: int
+    """Of all that match, roadside nodes included."""
+    nodes: int
+    """How many of `total` are roadside nodes and no vehicles."""
     counts: dict[str, int]
     now: str
 
@@ -460,6 +473,8 @@ class AuditRow(Model):
     purpose: str
     statement: str | None
     log_index: int | None
+    awaiting_checkpoint: bool
+    """It is a signed statement that no signed checkpoint covers yet: nobody can prove it so far."""
 
 
 class AuditList(Model):
@@ -486,7 +501,9 @@ class AlarmList(Model):
 
     alarms: list[AlarmRow]
     quarantine: list[AlarmRow]
+    next: str | None
     left_out: int
+    """Groups after this page."""
     now: str
 
 
@@ -548,7 +565,7 @@ class Session(Model):
     map: MapSettings
     branches: list[str]
     accounts: list[str]
-    """Names that an incident can be assigned to."""
+    """Names in whose hands an incident may be; `Story.assignable` says who may take a given one."""
     version: str
     now: str
 
@@ -674,6 +691,9 @@ class RuleBody(Model):
     """Empty: all."""
     causes: list[Cause] = Field(default=[], max_length=5)
     min_severity: int = Field(default=0, ge=0, le=1000)
+    overdue: bool = False
+    """Tells also of vehicles that were not heard when they were due and have no open incident, each once for
+    each time at which it was due, whatever `causes` and `min_severity` say."""
     emails: list[Annotated[str, Field(max_length=254)]] = Field(default=[], max_length=20)
     webhooks: list[int] = Field(default=[], max_length=20)
     language: Language = "en"
@@ -697,6 +717,8 @@ class RuleList(Model):
     """All rules of the tenant."""
 
     items: list[Rule]
+    mail: bool
+    """There is a mail server ([smtp] in serve.toml); without one no e-mail of a rule leaves."""
 
 
 class WebhookRequest(Model):

@@ -9,7 +9,6 @@ a problem in place of what nobody caught, one log line without query, names or t
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from typing import Final
 from urllib.parse import urlsplit
@@ -17,12 +16,11 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from cloud_sync.runtime.serve import problems
+from cloud_sync.runtime.kinds import serve_say as say
+from cloud_sync.runtime.serve import metrics, problems
 from cloud_sync.runtime.serve.config import is_loopback
 from cloud_sync.runtime.serve.deps import SAFE_METHODS, Context
 from cloud_sync.runtime.serve.problems import ApiProblem
-
-log = logging.getLogger("holdfast.serve")
 
 MAX_BODY_BYTES: Final = 256 << 10
 """No request of ours is near it: the largest are a note or a rule."""
@@ -187,6 +185,7 @@ class _Outgoing:
         self._scope = scope
         self._send = send
         self._began = time.monotonic()
+        self._metrics = metrics.install(context)
         self.status = 0
 
     async def __call__(self, message: Message) -> None:
@@ -206,4 +205,6 @@ class _Outgoing:
         route = self._scope.get("route")
         path = getattr(route, "path", None) or "(no route)"
         spent_ms = (time.monotonic() - self._began) * 1000
-        log.info("%s %s %d %.1f ms", self._scope["method"], path, self.status, spent_ms)
+        self._metrics.answered(self._scope, self.status, spent_ms / 1000)
+        method = str(self._scope["method"])
+        say("request", method=method, route=path, status=self.status, spent_ms=round(spent_ms, 1))

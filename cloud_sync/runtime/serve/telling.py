@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import random
 import sqlite3
 import threading
@@ -24,7 +23,7 @@ from typing import Final, TypeVar
 from cloud_sync import notices
 from cloud_sync.errors import CloudError, NotFound
 from cloud_sync.notices import Item, Message, Notice, Row, Rule
-from cloud_sync.runtime.said import Limiter
+from cloud_sync.runtime.kinds import serve_say as say
 from cloud_sync.runtime.serve import outbound, rule_store
 from cloud_sync.runtime.serve.db import ServeDb
 from cloud_sync.runtime.serve.deps import Context
@@ -37,12 +36,13 @@ from cloud_sync.words import Words
 POLL_S: Final = 0.5
 """Between looks at the feed and at the queue: an alert is on its way within a second."""
 PRUNE_EVERY_S: Final = 3600.0
+LATE_AT_ONCE: Final = 100
+"""Overdue vehicles decided upon in one transaction, as lines of the feed are."""
 MARK: Final = "feed"
 _PREPARED: Final = "telling.prepared"
 _PREPARING: Final = threading.Lock()
 
 T = TypeVar("T")
-_log = logging.getLogger(__name__)
 
 
 class Teller:
@@ -70,7 +70,7 @@ class Teller:
             tenants = rule_store.tenants(db)
         errors: list[Exception] = []
         for tenant in tenants:
-            for part in (self.follow_all, self.release, self.escalate):
+            for part in (self.follow_all, self.late, self.release, self.escalate):
                 try:
                     part(tenant)
                 except Exception as error:  # noqa: BLE001 - one tenant's trouble must not silence the others
@@ -102,6 +102,22 @@ class Teller:
             outbound.set_mark(db, tenant, MARK, news.upto)
         return bool(news.incidents) and news.upto > start
 
+    def late(self, tenant: str) -> None:
+        """Tell of vehicles that are overdue, each once for each time at which it was due."""
+        with self._db.reading() as db:
+            rules = [rule for rule in rule_store.rules(db, tenant) if rule.overdue and rule.enabled]
+            known = {rule.id: rule_store.overdue_known(db, tenant, rule.id) for rule in rules}
+        found = self._source.overdue(tenant) if rules else ()
+        for rule in rules:
+            fresh = [one for one in found if one.id not in known[rule.id] and notices.belongs(rule, one)]
+            for start in range(0, len(fresh), LATE_AT_ONCE):
+                part = fresh[start : start + LATE_AT_ONCE]
+                rows = self._source.overdue_rows(tenant, [one.id for one in part])
+                with self._db.transaction() as db:
+                    for one in part:
+                        if one.id in rows:
+                            self._decide(db, rule, rows[one.id])
+
     def release(self, tenant: str) -> None:
         """Send what was held back and is due, each rule's as one message."""
         now_ms = self._now_ms()
@@ -112,9 +128,15 @@ class Teller:
                 if (found := notices.due(rule, rule_store.held(db, tenant, rule.id), now_ms, _offset(rule)))
             ]
         for rule, found in ready:
-            rows = {notice.incident: self._source.row(tenant, notice.incident) for notice in found}
+            late = [notice for notice in found if rule_store.overdue_of(notice.incident) is not None]
+            rest = [notice for notice in found if rule_store.overdue_of(notice.incident) is None]
+            rows: dict[str, Row | None] = {
+                notice.incident: self._source.row(tenant, notice.incident) for notice in rest
+            }
+            rows |= self._source.overdue_rows(tenant, [notice.incident for notice in late])
             with self._db.transaction() as db:
-                self._release(db, rule, found, rows, now_ms)
+                for part in (rest, late):
+                    self._release(db, rule, part, rows, now_ms)
 
     def escalate(self, tenant: str) -> None:
         """Escalate what nobody acknowledged in time; its message comes with the feed."""
@@ -145,9 +167,14 @@ class Teller:
 
     def prune(self) -> None:
         """Forget what is long over."""
+        with self._db.reading() as db:
+            tenants = rule_store.tenants(db)
+        current = {tenant: self._source.due(tenant) for tenant in tenants}
         with self._db.transaction() as db:
             outbound.prune(db, self._real_ms())
             rule_store.prune(db, self._now_ms())
+            for tenant, keys in current.items():
+                rule_store.prune_overdue(db, tenant, keys)
 
     def _apply(self, db: sqlite3.Connection, rule: Rule, incident: str, row: Row | None, line: int) -> None:
         if line <= rule.since_feed:
@@ -155,7 +182,10 @@ class Teller:
         if row is None:
             self._forget(db, rule, incident)
             return
-        matter = notices.matter_of(row)
+        self._decide(db, rule, row)
+
+    def _decide(self, db: sqlite3.Connection, rule: Rule, row: Row) -> None:
+        matter, incident = notices.matter_of(row), str(row["id"])
         if not notices.belongs(rule, matter):
             return
         now_ms = self._now_ms()
@@ -183,7 +213,7 @@ class Teller:
         audience: dict[tuple[str, str, int | None], list[Row]] = {}
         done: list[Notice] = []
         for notice in found:
-            row = rows[notice.incident]
+            row = rows.get(notice.incident)
             if row is None or not notices.belongs(rule, notices.matter_of(row)):
                 self._forget(db, rule, notice.incident)
             elif notices.matter_of(row).alerts:
@@ -340,7 +370,6 @@ async def every(
     pause: Callable[[float], Awaitable[object]] = asyncio.sleep,
 ) -> None:
     """Repeat `step` until the server ends, whatever it raises: `rest` after each, `pause` after a failure."""
-    limiter = Limiter()
     loop = asyncio.get_running_loop()
     next_s = loop.time()
     while not stopping.is_set():
@@ -349,10 +378,8 @@ async def every(
                 next_s = loop.time() + every_s
                 await step()
         except Exception as error:  # noqa: BLE001 - one step that fails must not end the telling
-            withheld = limiter.withheld(type(error).__name__, loop.time())
-            if withheld is not None:
-                known = isinstance(error, CloudError)
-                _log.error("%s: %s (%d more not shown)", what, error, withheld, exc_info=not known)
+            trace = None if isinstance(error, CloudError) else error
+            say("telling_failed", task=what, error=error, exc_info=trace)
             await pause(POLL_S)
         await rest(POLL_S)
 
