@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import difflib
 from dataclasses import dataclass
+from functools import cache
 
 GROUP = "holdfast.commands"
 """Entry-point group that each package registers its commands in."""
@@ -71,11 +72,19 @@ def _first_sentence(text: str) -> str:
     return paragraph.split(". ", 1)[0].rstrip(".")
 
 
+@cache
+def _parsed(source: str) -> ast.Module | None:
+    """The tree of a source, made once for all commands that stand in it; None where it is no Python."""
+    try:
+        return ast.parse(source)
+    except SyntaxError:
+        return None
+
+
 def summary_of(source: str, attribute: str) -> str:
     """The one-line summary of the Typer called `attribute` in this source; empty where there is none."""
-    try:
-        tree = ast.parse(source)
-    except SyntaxError:
+    tree = _parsed(source)
+    if tree is None:
         return ""
     for node in tree.body:
         targets = node.targets if isinstance(node, ast.Assign) else []
