@@ -81,11 +81,25 @@ def ca_serve(
     folder: Folder,
     host: Annotated[str | None, typer.Option("--host", help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option("--port", min=0, max=65535, help="0: any free one.")] = None,
+    metrics: Annotated[
+        str | None,
+        typer.Option(
+            "--metrics", metavar="HOST:PORT", envvar="HOLDFAST_METRICS", help="Figures for Prometheus here."
+        ),
+    ] = None,
+    log_format: Annotated[
+        str | None, typer.Option("--log-format", help="Lines outside the journal: text or json.")
+    ] = None,
 ) -> None:
     """The enrolment server (EST, RFC 7030). Runs until SIGTERM."""
+    from firmware_bridge.runtime import journal
     from provisioning.runtime import ca_daemon, ca_tool
 
-    _done(ca_tool.guarded(lambda: ca_daemon.serve(folder, host, port)))
+    try:
+        journal.choose(log_format)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--log-format") from error
+    _done(ca_tool.guarded(lambda: ca_daemon.serve(folder, host, port, metrics)))
 
 
 @ca.command("list")
@@ -186,9 +200,9 @@ def provision_node(
     tenant: Annotated[str | None, typer.Option("--tenant", help="If the root does not say it.")] = None,
     kind: Annotated[str | None, typer.Option("--kind", help="vehicle or roadside.")] = None,
     state: State = STATE,
-    config: Annotated[
-        Path, typer.Option("--config", help="Configuration, written if there is none.")
-    ] = Path("/etc/holdfast/node.toml"),
+    config: Annotated[Path, typer.Option("--config", help="Configuration, written if there is none.")] = Path(
+        "/etc/holdfast/node.toml"
+    ),
     credentials: Annotated[
         Path | None, typer.Option("--credentials", help="Encrypt the keys into this folder (systemd-creds).")
     ] = None,
@@ -235,3 +249,47 @@ def provision_show(state: State = STATE, json: Json = False) -> None:
     from provisioning.runtime import provision_tool
 
     _done(provision_tool.show(state, as_json=json))
+
+
+@provision.command("broker")
+def provision_broker(
+    out: Out,
+    ca_folder: Annotated[
+        Path | None, typer.Option("--ca", help="The authority's folder on this machine.")
+    ] = None,
+    tls: Annotated[
+        Path | None, typer.Option("--tls", help="Or a folder with tls.key, tls.crt, ca.crt (`ca broker`).")
+    ] = None,
+    crl: Annotated[
+        Path | None, typer.Option("--crl", help="With --tls: the authority's crl/tls.pem.")
+    ] = None,
+    host: Annotated[
+        list[str] | None,
+        typer.Option("--host", help="With --ca: name or address for its certificate; repeat."),
+    ] = None,
+    listen: Annotated[str, typer.Option("--listen", help="Address to listen on; all if left out.")] = "",
+    port: Annotated[int, typer.Option("--port", min=1, max=65535)] = 8883,
+    tenant: Annotated[
+        list[str] | None,
+        typer.Option("--tenant", help="Whose collectors may come; repeat. Default: the authority's."),
+    ] = None,
+    user: Annotated[str, typer.Option("--user", help="Whom Mosquitto becomes, if not mosquitto.")] = "",
+    log: Annotated[str, typer.Option("--log", help="stderr, syslog, or the path of a file.")] = "stderr",
+    apply: Annotated[
+        str, typer.Option("--apply", help="Reload or restart this systemd unit when something changed.")
+    ] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be written.")] = False,
+    json: Json = False,
+) -> None:
+    """Write or renew the configuration of a Mosquitto: mutual TLS, access rules, bounds, revocation."""
+    from provisioning.runtime import broker_tool
+    from provisioning.runtime.broker_material import BrokerAsk
+
+    _done(
+        broker_tool.run(
+            BrokerAsk(
+                out, ca_folder, tls, crl, tuple(host or ()), listen, port, tuple(tenant or ()), user, log,
+                apply, dry_run, json,
+            )
+        )
+    )  # fmt: skip

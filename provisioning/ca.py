@@ -96,9 +96,9 @@ def make_issuing(
 def issue_tls_client(
     authority: Authority, public: ec.EllipticCurvePublicKey, identity: Identity, validity: Validity
 ) -> x509.Certificate:
-    """A TLS client certificate: `identity` may connect."""
+    """A TLS client certificate: `identity` may connect. Raises IdentityError for names that are too long."""
     names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(identity.urn)]
-    return _leaf(authority, public, identity.client_id, names, ExtendedKeyUsageOID.CLIENT_AUTH, validity)
+    return _leaf(authority, public, identity.broker_name, names, ExtendedKeyUsageOID.CLIENT_AUTH, validity)
 
 
 def issue_event(

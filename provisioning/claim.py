@@ -121,6 +121,8 @@ def check_claimable(identity: Identity) -> None:
         raise IdentityError(
             f"the names device {COLLECTOR!r} and tenant {CLOUD!r} are reserved: choose another"
         )
+    for one in (identity, Identity(identity.tenant, COLLECTOR)):
+        _ = one.broker_name  # raises where a certificate cannot hold it
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,6 +94,8 @@ class Journal:
     """Both new pairs of a renewal are whole, and are being put in force."""
     reload_due: bool = False
     """New keys are in force and the edge has not been told."""
+    anew: str = ""
+    """SHA-256 of another claim code, under which the next pairs are being certified; empty: no such code."""
 
     def to_json(self) -> bytes:
         """The file's bytes."""
@@ -102,6 +104,7 @@ class Journal:
             "kind": self.kind, "server": self.server, "root_sha256": self.root, "claim_sha256": self.claim,
             "done": [step.value for step in ORDER if step in self.done],
             "credentials": self.credentials, "exchanging": self.exchanging, "reload_due": self.reload_due,
+            **({"anew_sha256": self.anew} if self.anew else {}),
         }  # fmt: skip
         return (json.dumps(value, indent=1) + "\n").encode()
 
@@ -115,12 +118,15 @@ class Journal:
             texts = {
                 name: value[name] for name in ("kind", "server", "root_sha256", "claim_sha256", "credentials")
             }
-            if not all(isinstance(text, str) for text in texts.values()) or texts["kind"] not in KINDS:
+            anew = value.get("anew_sha256", "")
+            if not all(isinstance(text, str) for text in (*texts.values(), anew)):
                 raise ValueError("a text is missing")
+            if texts["kind"] not in KINDS:
+                raise ValueError("its kind is not known")
             return cls(
                 Identity(str(value["tenant"]), str(value["device"])), texts["kind"], texts["root_sha256"],
                 texts["server"], texts["claim_sha256"], frozenset(Step(one) for one in value["done"]),
-                texts["credentials"], value["exchanging"] is True, value["reload_due"] is True,
+                texts["credentials"], value["exchanging"] is True, value["reload_due"] is True, anew,
             )  # fmt: skip
         except (ValueError, KeyError, TypeError, RecursionError, IdentityError) as error:
             raise EnrolError(
@@ -156,15 +162,19 @@ class Wanted:
     credentials: str = ""
 
 
-def settle(old: Journal | None, wanted: Wanted, root: x509.Certificate) -> Journal:
-    """The journal to go on with. Raises EnrolError where `wanted` contradicts `old`, or says too little."""
+def settle(old: Journal | None, wanted: Wanted, root: x509.Certificate, *, sealed: bool = False) -> Journal:
+    """The journal to go on with. Raises EnrolError where `wanted` contradicts `old`, or says too little.
+
+    `sealed`: a key lies encrypted in the folder of credentials, and nowhere else. Until then that folder, and
+    until a certificate came the tenant, are what this run says: a wrong one of an earlier run does not stay.
+    """
     pinned = root.fingerprint(hashes.SHA256()).hex()
     device = wanted.device or (old.identity.device if old else "")
     if not device:
         raise EnrolError(
             Exit.USAGE, "this node has no name", "give --device, or scan the label's QR text with --qr"
         )
-    tenant = wanted.tenant or (old.identity.tenant if old else "") or tenant_of(root)
+    tenant = wanted.tenant or (old.identity.tenant if old and old.certified else "") or tenant_of(root)
     try:
         identity = Identity(tenant, device)
     except IdentityError as error:
@@ -190,7 +200,8 @@ def settle(old: Journal | None, wanted: Wanted, root: x509.Certificate) -> Journ
         )
     return replace(
         old, identity=identity, kind=kind, root=pinned, server=wanted.server or old.server,
-        claim=wanted.claim or old.claim, credentials=wanted.credentials or old.credentials,
+        claim=wanted.claim or old.claim,
+        credentials=wanted.credentials or (old.credentials if sealed else ""),
     )  # fmt: skip
 
 

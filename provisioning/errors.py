@@ -8,6 +8,7 @@ ProvisioningError
 ├── EstError          an answer or a file of enrolment that cannot be read
 ├── Refusal           enrolment was refused: a code for programs, a sentence and what to do for people
 ├── EnrolError        this node cannot be enrolled or renewed as asked: an exit code and what to do
+├── BrokerError       the broker cannot be configured as asked
 └── CaError           the certificate authority's folder or register cannot be used as it is
     └── CaConfigError ca.toml cannot be meant
 """
@@ -58,6 +59,10 @@ class EnrolError(ProvisioningError):
         self.exit_code = exit_code
         self.detail = detail
         self.remedy = remedy
+
+
+class BrokerError(ProvisioningError):
+    """The broker cannot be configured as asked: a value, a foreign file, a certificate or list that ended."""
 
 
 class CaError(ProvisioningError):

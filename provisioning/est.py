@@ -135,14 +135,22 @@ def problem(refusal: Refusal) -> bytes:
     return (json.dumps(value) + "\n").encode()
 
 
+def printable(text: str, keep: str = "") -> str:
+    """`text` for a terminal or a log: what has no shape, but for `keep`, as \\x and its number.
+
+    What an unknown server says may hold escape sequences, or marks that turn the direction of writing.
+    """
+    return "".join(char if char.isprintable() or char in keep else f"\\x{ord(char):02x}" for char in text)
+
+
 def read_problem(status: int, body: bytes) -> Refusal:
-    """The refusal in an answer; one that is not ours becomes a Refusal with code `http`."""
+    """The refusal in an answer, made printable; one that is not ours becomes a Refusal with code `http`."""
     try:
         value = json.loads(body) if len(body) <= MAX_BODY else None
-    except ValueError:
+    except (ValueError, RecursionError):
         value = None
     found = [value.get(name) if isinstance(value, dict) else None for name in ("code", "detail", "remedy")]
-    code, detail, remedy = (one[:400] if isinstance(one, str) else None for one in found)
+    code, detail, remedy = (printable(one[:400]) if isinstance(one, str) else None for one in found)
     if code is None or detail is None or remedy is None:
         return Refusal(
             status,

@@ -21,6 +21,8 @@ COLLECTOR: Final = "collector"
 """Reserved device name: no node may carry it."""
 CLOUD: Final = "cloud"
 """Reserved tenant name: a collector that serves all tenants."""
+MAX_BROKER_NAME: Final = 64
+"""Longest common name of a certificate (ub-common-name, RFC 5280 appendix A.1)."""
 _URN: Final = "urn:holdfast:"
 
 
@@ -45,6 +47,21 @@ class Identity:
     def client_id(self) -> str:
         """The MQTT client identifier of this party: the dot cannot occur in a name."""
         return f"{self.tenant}.{self.device}"
+
+    @property
+    def broker_name(self) -> str:
+        """`<tenant>/<device>`: the common name of its TLS certificate, so that a broker whose access rules
+        know only the common name can put it into a topic as it stands (`provisioning.mosquitto`).
+
+        Raises IdentityError where a common name cannot hold it whole: cut off, it could be another's.
+        """
+        name = f"{self.tenant}/{self.device}"
+        if len(name) > MAX_BROKER_NAME:
+            raise IdentityError(
+                f"{self.urn}: tenant and device have {len(name) - 1} characters together, at most "
+                f"{MAX_BROKER_NAME - 1}: choose shorter names"
+            )
+        return name
 
     @property
     def is_collector(self) -> bool:

@@ -18,6 +18,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
 from provisioning import accept
+from provisioning.ca import Purpose
 from provisioning.enrolment import Exit, Journal, Step, Wanted, check_clock, settle
 from provisioning.errors import EnrolError
 from provisioning.runtime import journal as journals
@@ -88,9 +89,16 @@ def begin(ask: Ask, host: Host) -> tuple[Journal, x509.Certificate]:
     root = find_root(ask, old)
     check_clock(host.now(), root)
     accept.check_root(root)
-    journal = settle(old, ask.wanted, root)
+    journal = settle(old, ask.wanted, root, sealed=_sealed(ask.state, old))
     check_config(ask.config, journal)
     return journal, root
+
+
+def _sealed(state: Path, old: Journal | None) -> bool:
+    """Whether a key of this node is in no file: it was encrypted, and opens where it lies alone."""
+    if old is None or not old.credentials or Step.KEYS not in old.done:
+        return False
+    return not all((state / "keys" / f"{purpose.value}.key").is_file() for purpose in Purpose)
 
 
 def find_root(ask: Ask, old: Journal | None) -> x509.Certificate:
@@ -128,10 +136,15 @@ def check_config(path: Path, journal: Journal) -> None:
     if path.exists():
         try:
             node = tomllib.loads(path.read_text("utf-8")).get("node", {})
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise EnrolError(
                 Exit.USAGE, f"{path} is no TOML ({error})", "correct it: `holdfast config check` helps"
             ) from error
+        if not isinstance(node, dict):
+            raise EnrolError(
+                Exit.USAGE, f"{path}: node is no table ([node] with tenant and device)",
+                "correct it: `holdfast config check` helps",
+            )  # fmt: skip
         named = (node.get("tenant"), node.get("device"), node.get("kind", "vehicle"))
         if named != (journal.identity.tenant, journal.identity.device, journal.kind):
             raise EnrolError(

@@ -17,14 +17,14 @@ from provisioning.identity import Identity
 from provisioning.runtime.ca_db import Issued, Register
 from provisioning.runtime.ca_files import CaFolder, check_clock
 from provisioning.runtime.ca_keys import write_file
-from provisioning.runtime.ca_parties import write_device
+from provisioning.runtime.ca_parties import hand_revocations, write_device
 
 CRL_DAYS: Final = 7
 """Validity of a revocation list; it is renewed at half of it, so that a weekend without us does no harm."""
 
 
 def write_crls(opened: CaFolder, register: Register, now: datetime) -> None:
-    """Write both revocation lists anew, valid CRL_DAYS. Raises CaError, OSError."""
+    """Write both revocation lists anew, valid CRL_DAYS, and the collector's copy. Raises CaError, OSError."""
     for purpose in Purpose:
         authority = opened.authority(purpose)
         check_clock(authority.certificate, now)
@@ -39,6 +39,8 @@ def write_crls(opened: CaFolder, register: Register, now: datetime) -> None:
             write_file(
                 folder / f"{purpose.value}.pem", crl.public_bytes(Encoding.PEM), mode=0o644, replace=True
             )
+    if opened.config.collector:
+        hand_revocations(opened.path, Path(opened.config.collector))
 
 
 def crls_due(opened: CaFolder, now: datetime) -> bool:

@@ -1,31 +1,33 @@
-"""`holdfast ca serve`: the enrolment server as a process. JSON lines on stderr, ready line on stdout."""
+"""`holdfast ca serve`: the enrolment server as a process. Its ready line goes to stdout."""
 
 from __future__ import annotations
 
 import json
-import logging
 import signal
 import sys
 import threading
 from pathlib import Path
 from typing import Final
 
+from firmware_bridge.runtime.exposition import ListenError, exposed
+from firmware_bridge.runtime.journal import open_journal
 from provisioning.ca import Purpose
 from provisioning.runtime import ca_admin, ca_files, ca_parties
 from provisioning.runtime.ca_service import Enrolment, wall_time
 from provisioning.runtime.ca_tool import opened
-from provisioning.runtime.est_log import JsonLines, tell
 from provisioning.runtime.est_server import EstServer
+from provisioning.runtime.kinds import say
 
 TICK_S: Final = 1.0
 """How soon a changed ca.toml or a due revocation list is seen."""
 
 
-def serve(folder: Path, host: str | None, port: int | None) -> int:
-    """Serve until SIGTERM or SIGINT. Raises ProvisioningError, OSError for what cannot begin."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonLines())
-    logging.basicConfig(level="INFO", handlers=[handler], force=True)
+def serve(folder: Path, host: str | None, port: int | None, metrics: str | None = None) -> int:
+    """Serve until SIGTERM or SIGINT; `metrics` is where to serve those, HOST:PORT.
+
+    Raises ProvisioningError, OSError for what cannot begin.
+    """
+    open_journal("holdfast-ca")
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -44,11 +46,20 @@ def serve(folder: Path, host: str | None, port: int | None) -> int:
             config.est_host if host is None else host,
             config.est_port if port is None else port,
         )
-        server.start()
-        print(json.dumps({"ready": True, "port": server.port}), flush=True)
-        tell(logging.INFO, "enrolment server ready", "ready", port=server.port)
-        while not stop.wait(TICK_S):
-            server.tick()
-        server.stop()
-        tell(logging.INFO, "stopped", "stopped")
+        try:
+            with exposed(metrics, server.metrics.registry):
+                _run(server, stop)
+        except ListenError as error:
+            print(f"ca: metrics: {error}", file=sys.stderr)
+            return error.code
     return 0
+
+
+def _run(server: EstServer, stop: threading.Event) -> None:
+    server.start()
+    print(json.dumps({"ready": True, "port": server.port}), flush=True)
+    say("ca_ready", port=server.port)
+    while not stop.wait(TICK_S):
+        server.tick()
+    server.stop()
+    say("ca_stopped")

@@ -4,6 +4,7 @@
     FOLDER/{trust.json,collector.toml}
     FOLDER/devices/<tenant>/<device>.crt       event certificates that the collector believes, newest first
     FOLDER/devices/<tenant>/<device>.revoked   what they were, once they were revoked: no longer read
+    FOLDER/devices/device_ca.crl               the revocation list of event certificates, for evidence bundles
     FOLDER/keys/{tls.key,tls.crt,ca.crt}       of the broker
 
 Running a command again renews what is due and changes no key.
@@ -40,6 +41,7 @@ from provisioning.runtime.ca_keys import (
     sync_folder,
     write_file,
 )
+from provisioning.runtime.owner import as_owner
 
 MAX_KEPT: Final = 16
 """Event certificates of a device that its file holds, newest first: 11 kB, two and a half years of renewals;
@@ -88,6 +90,7 @@ def make_collector(
         step(f"wrote {folder / 'collector.toml'}")
     note(opened, replace(opened.config, collector=str(folder.absolute())), step)
     write_devices(register, folder)
+    hand_revocations(opened.path, folder)
 
 
 def make_broker(
@@ -191,6 +194,19 @@ def write_devices(register: Register, folder: Path) -> None:
     sweep(folder / "devices")
     for identity in dict.fromkeys(one.identity for one in register.everything()):
         write_device(register, folder, identity)
+
+
+def hand_revocations(authority: Path, folder: Path) -> None:
+    """Lay the revocation list of event certificates into the collector's folder, where there is one.
+
+    Root writes as the owner of the collector's folder. Raises OSError.
+    """
+    source, target = authority / "crl" / f"{Purpose.EVENT.value}.crl", folder / "devices" / "device_ca.crl"
+    with as_owner(authority):
+        data = source.read_bytes() if source.exists() else None
+    with as_owner(folder):
+        if data is not None and (not target.exists() or target.read_bytes() != data):
+            write_file(target, data, mode=0o644, replace=True)
 
 
 def write_device(register: Register, folder: Path, identity: Identity) -> None:

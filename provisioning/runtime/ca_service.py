@@ -170,8 +170,8 @@ class Enrolment:
             if one.revoked:
                 raise Refusal(
                     403, "revoked", "this key's certificate was revoked",
-                    "remove the key on the device, ask for "
-                    f"a new code (holdfast ca code DIR --device {request.identity.device}) and enrol anew",
+                    "ask for a new code (holdfast ca code DIR --device "
+                    f"{request.identity.device}); with it the device makes new keys",
                 )  # fmt: skip
             mine.append(one)
         if not fresh:

@@ -11,7 +11,7 @@ import json
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from cryptography import x509
 
@@ -29,20 +29,22 @@ from provisioning.enrolment import (
     check_clock,
     node_toml,
 )
-from provisioning.errors import EnrolError
-from provisioning.est import MAX_OFFLINE
-from provisioning.identity import Identity
+from provisioning.errors import EnrolError, Refusal
 from provisioning.runtime import journal as journals
+from provisioning.runtime.anew import begins_anew, certify, is_another, replace_keys
 from provisioning.runtime.asked import Ask, Host, Outcome, Progress, begin
 from provisioning.runtime.est_client import EstClient, Server
 from provisioning.runtime.journal import Files
 from provisioning.runtime.keystore import Keystore, certificate_pem
-
-STEP_OF: Final = {Purpose.TLS: Step.TLS, Purpose.EVENT: Step.EVENT}
+from provisioning.runtime.on_disk import STEP_OF, read_trust, verify
+from provisioning.runtime.renew import renew
 
 
 def enrol(ask: Ask, host: Host) -> Outcome:
-    """Enrol the node, or finish what was begun. Raises EnrolError, Refusal, ClaimError, OSError."""
+    """Enrol the node, or finish what was begun; an enrolled one with another code anew, with new keys.
+
+    Raises EnrolError, Refusal, ClaimError, OSError.
+    """
     check_clock(host.now())
     files = Files(ask.state, host.after)
     if ask.dry_run:
@@ -50,9 +52,16 @@ def enrol(ask: Ask, host: Host) -> Outcome:
     files.make_state()
     with journals.only_one(ask.state):
         journal, root = begin(ask, host)
-        if journal.next_step is not None and not host.confirm(journal):
+        again = begins_anew(ask, journal)
+        if (journal.next_step is not None or again) and not host.confirm(journal):
             return Outcome(Exit.USAGE, "stopped, as you said; nothing was changed")
-        return _Run(ask, host, files, journal, root).run()
+        if not journal.exchanging:
+            with files.acting():
+                if not again:
+                    return _Run(ask, host, files, journal, root).run()
+                certify(ask, host, files, journal, root)
+    renew(ask.state, host)  # puts whole pairs in force: those made now, or of a run that was killed there
+    return enrol(ask, replace(host, confirm=lambda _: True))
 
 
 class _Run:
@@ -82,14 +91,16 @@ class _Run:
         if self._journal.credentials:
             for path in self._store.seal(Path(self._journal.credentials)):
                 self._tell(Step.VERIFY, "note", f"sealed for this host: {path}; the plain key was removed")
+        self._store.publish()  # of a node that was enrolled before certs/ was
         self._verify()
         until = min(one.until for one in issued.values())
         return enrolled(self._journal, until)
 
     def rehearse(self) -> Outcome:
         """Say what `run` would do."""
+        again = (Step.KEYS, Step.TLS, Step.EVENT) if begins_anew(self._ask, self._journal) else ()
         for step in ORDER:
-            there = step in self._journal.done and step not in (Step.CHECK, Step.VERIFY)
+            there = step in self._journal.done and step not in (Step.CHECK, Step.VERIFY, *again)
             self._tell(step, "kept" if there else "would", MEANING[step])
         who, where = self._identity.urn, self._journal.server or "no server named yet"
         return Outcome(Exit.OK, f"dry run: would enrol {who} at {where}; nothing was changed")
@@ -111,37 +122,39 @@ class _Run:
     def _certificate(self, purpose: Purpose) -> Issued:
         """The certificate in force, or a new one for the key that is there."""
         step = STEP_OF[purpose]
-        key = self._store.key(purpose)
-        found = None if self._begins_anew(purpose) else self._there(purpose)
+        # With another code the TLS certificate that is here goes back to a claim the server may not know.
+        other = purpose is Purpose.TLS and is_another(self._ask, self._journal)
+        found = None if other else self._there(purpose)
         if found is not None:
             if purpose is Purpose.TLS:
                 self._pin()
             self._done(step, "kept", f"valid until {found.until:%Y-%m-%d}")
             return found
-        csr = make_csr(key, self._identity)
         if purpose is Purpose.TLS:
-            code = self._code()
             client = EstClient(self._server(), self._root, sleep=self._host.sleep)
-            answer = client.enroll(purpose, csr, code)
-            issued = self._judge(purpose, answer, client)
+            issued = self._judge(purpose, self._claim(client), client)
             self._pin()
             self._store.put_certificate(purpose, certificate_pem(issued.leaf, issued.issuer))
         else:
             with self._store.tls_pair() as pair:
                 client = EstClient(self._server(), self._root, pair=pair, sleep=self._host.sleep)
+                csr = make_csr(self._store.key(purpose), self._identity)
                 issued = self._judge(purpose, client.enroll(purpose, csr), client)
             self._store.put_certificate(purpose, certificate_pem(issued.leaf))
         self._done(step, "done", f"{MEANING[step]}, valid until {issued.until:%Y-%m-%d}")
         return issued
 
-    def _begins_anew(self, purpose: Purpose) -> bool:
-        """Whether another code than before is given, and the event certificate never came on the first.
-
-        Then the TLS certificate goes back to a claim that the server may not know any more.
-        """
-        code = self._ask.code
-        other = bool(code) and digest(code).hex() != self._journal.claim
-        return purpose is Purpose.TLS and other and not self._store.certificates("event.crt")
+    def _claim(self, client: EstClient) -> list[x509.Certificate]:
+        """What the server gives for the claim code; for new keys where those here were revoked."""
+        code = self._code()
+        try:
+            return client.enroll(Purpose.TLS, make_csr(self._store.key(Purpose.TLS), self._identity), code)
+        except Refusal as refusal:
+            if refusal.code != "revoked":
+                raise
+        replace_keys(self._store)
+        self._tell(Step.KEYS, "note", "the keys here were revoked; new ones were made")
+        return client.enroll(Purpose.TLS, make_csr(self._store.key(Purpose.TLS), self._identity), code)
 
     def _there(self, purpose: Purpose) -> Issued | None:
         """The certificate on disk where it is still good for this node; None where another is needed."""
@@ -243,35 +256,6 @@ def write_config(files: Files, path: Path, journal: Journal, state: str, uplink:
     files.folder(path.parent)
     text = node_toml(journal.identity, journal.kind, state, uplink)
     return files.put(path, text.encode(), mode=0o644, replace=False)
-
-
-def read_trust(state: Path) -> dict[str, Any]:
-    """trust.json of a state folder. Raises EnrolError, OSError."""
-    try:
-        with (state / "trust.json").open("rb") as file:
-            value = json.loads(file.read(MAX_OFFLINE + 1))
-    except (ValueError, RecursionError):
-        value = None
-    if not isinstance(value, dict):
-        raise EnrolError(Exit.UNVERIFIED, "trust.json is no JSON object", "run: holdfast provision")
-    return value
-
-
-def verify(
-    state: Path, store: Keystore, root: x509.Certificate, identity: Identity, now: datetime
-) -> dict[Purpose, Issued]:
-    """Everything on disk once more, as services will read it. Raises EnrolError, OSError."""
-    authority = accept.check_trust(read_trust(state), root)
-    found = {}
-    for purpose in Purpose:
-        there = store.certificates(f"{purpose.value}.crt")
-        public = store.key(purpose).public_key()
-        found[purpose] = accept.check_issued(
-            purpose, there, [*there[1:], authority], root, public, identity, now
-        )
-    if problems := store.problems():
-        raise EnrolError(Exit.UNVERIFIED, problems[0], "then run again")
-    return found
 
 
 def enrolled(journal: Journal, until: datetime) -> Outcome:

@@ -7,6 +7,7 @@ certificate. A refusal is not: it comes as `Refusal`, with the server's own word
 
 from __future__ import annotations
 
+import encodings.idna  # noqa: F401  socket loads it at the first name; by then we may be a user who cannot
 import http.client
 import ssl
 import time

@@ -1,8 +1,9 @@
 """The enrolment server: HTTPS with bounded everything, and `Enrolment` behind it.
 
 One thread accepts, WORKERS threads serve one connection each from handshake to answer, CONNECTIONS may wait
-or be served at once, PER_ADDRESS of them from one address; who comes beyond that is closed at once and
-counted. A connection has DEADLINE_S in all: handshake, request and answer.
+or be served at once, PER_ADDRESS of them from one address: fewer than there are workers, so that nobody alone
+holds them all. Who comes beyond that is closed at once and counted. A connection has DEADLINE_S in all, of
+that HANDSHAKE_S for the handshake and HEAD_S for the request's head: who connects and is silent is soon gone.
 
 TLS checks a client's certificate against our TLS issuing authority, chain and purpose, but not its time and
 not its revocation: those are judged for every request against wall time and the register, so that the
@@ -11,7 +12,6 @@ answer can say what to do. An alert of TLS could not.
 
 from __future__ import annotations
 
-import logging
 import socket
 import ssl
 import threading
@@ -29,18 +29,26 @@ from provisioning.errors import CaError, EstError, ProvisioningError, Refusal
 from provisioning.runtime import est_codec
 from provisioning.runtime.ca_admin import crls_due, write_crls
 from provisioning.runtime.ca_files import CaFolder, load, renew_server
+from provisioning.runtime.ca_metrics import CaMetrics
 from provisioning.runtime.ca_service import Enrolment
 from provisioning.runtime.est_codec import Head, bad
-from provisioning.runtime.est_log import Refusals, tell, tell_answer
+from provisioning.runtime.est_log import tell_answer, tell_refusal
+from provisioning.runtime.kinds import say
 
 DEADLINE_S: Final = 10.0
 """From accept to the last byte of the answer; a request over a slow mobile network takes two seconds."""
+HANDSHAKE_S: Final = 2.0
+"""From a worker's turn to the end of the handshake: two round trips, of 0.6 s over a slow mobile network."""
+HEAD_S: Final = 2.0
+"""From there to the end of the request's head, which our clients send at once."""
 WORKERS: Final = 16
 """Connections served at once: most of a worker's time is waiting for the network."""
 CONNECTIONS: Final = 128
 """Connections that wait or are served; beyond that the answer would come after the client's own time-out."""
-PER_ADDRESS: Final = 64
-"""Of one address: a yard's technicians share one behind their router."""
+PER_ADDRESS: Final = 12
+"""Of one address: a yard's technicians share one behind their router. Below WORKERS: see above."""
+MAX_TOLD: Final = 1024
+"""Addresses that are told apart among those turned away in a second; the others are counted together."""
 _NO_CHECK_TIME: Final = 0x200000
 """X509_V_FLAG_NO_CHECK_TIME of OpenSSL, which Python gives no name."""
 _POSTS: Final = {
@@ -74,6 +82,7 @@ class EstServer:
 
     def __init__(self, enrolment: Enrolment, host: str, port: int) -> None:
         self._enrolment = enrolment
+        self.metrics = CaMetrics(enrolment)
         self._context = tls_context(enrolment.opened)
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._socket = socket.create_server((host, port), family=family, backlog=CONNECTIONS)
@@ -81,12 +90,11 @@ class EstServer:
         self._pool = ThreadPoolExecutor(WORKERS, "enrol")
         self._lock = threading.Lock()
         self._open: Counter[str] = Counter()
-        self._turned_away = 0
+        self._turned_away: Counter[str] = Counter()
         self._stopping = threading.Event()
         self._acceptor = threading.Thread(target=self._accept, name="accept", daemon=True)
         self._seen = self._stamps()
         self._complaint = ""
-        self._refusals = Refusals()
 
     def start(self) -> None:
         """Begin to accept."""
@@ -105,9 +113,10 @@ class EstServer:
     def tick(self) -> None:
         """What is due: files that people changed, our own certificate, revocation lists. Call each second."""
         with self._lock:
-            turned_away, self._turned_away = self._turned_away, 0
+            turned_away, self._turned_away = self._turned_away, Counter()
         if turned_away:
-            tell(logging.WARNING, "turned away", "turned_away", connections=turned_away)
+            say("turned_away", count=turned_away.total(), peer=turned_away.most_common(1)[0][0])
+            self.metrics.refused("too_many_connections", turned_away.total())
         try:
             now = self._enrolment.now()
             changed = self._stamps() != self._seen
@@ -117,17 +126,17 @@ class EstServer:
             renewed = renew_server(self._enrolment.opened, now)
             if changed or renewed:
                 self._context = tls_context(self._enrolment.opened)
-                tell(logging.INFO, "reloaded", "reloaded", certificate_renewed=renewed)
+                say("ca_reloaded")
             if crls_due(self._enrolment.opened, now):
                 write_crls(self._enrolment.opened, self._enrolment.register, now)
-                tell(logging.INFO, "lists written", "crl_written")
+                say("crl_written")
         except (ProvisioningError, OSError) as error:
             self._complain(f"{error}")
 
     def _complain(self, text: str) -> None:
         if text != self._complaint:  # once, not each second
             self._complaint = text
-            tell(logging.ERROR, "housekeeping failed", "housekeeping", detail=text)
+            say("housekeeping_failed", detail=text)
 
     def _stamps(self) -> list[int]:
         paths = [self._enrolment.opened.path / name for name in _RELOADED]
@@ -152,8 +161,10 @@ class EstServer:
             peer = str(address[0])
             with self._lock:
                 full = self._open.total() >= CONNECTIONS or self._open[peer] >= PER_ADDRESS
-                if full:
-                    self._turned_away += 1
+                if full and (peer in self._turned_away or len(self._turned_away) < MAX_TOLD):
+                    self._turned_away[peer] += 1
+                elif full:
+                    self._turned_away[""] += 1
                 else:
                     self._open[peer] += 1
             if full:
@@ -165,7 +176,7 @@ class EstServer:
     def _serve(self, connection: socket.socket, peer: str, deadline: float) -> None:
         try:
             with connection:
-                connection.settimeout(_left(deadline))
+                connection.settimeout(min(HANDSHAKE_S, _left(deadline)))
                 with self._context.wrap_socket(connection, server_side=True) as secure:
                     answer = self._answer(_Wire(secure, deadline), peer)
                     secure.settimeout(_left(deadline))
@@ -173,7 +184,7 @@ class EstServer:
                     secure.settimeout(min(1.0, _left(deadline)))
                     secure.unwrap()  # says that this was all, and waits a moment for the client to agree
         except (OSError, ValueError) as error:  # time-outs, resets, failed handshakes: the client's affair
-            tell(logging.DEBUG, "connection ended", "ended", peer=peer, why=f"{error}")
+            say("connection_ended", peer=peer, error=error)
         finally:
             with self._lock:
                 self._open[peer] -= 1
@@ -188,7 +199,8 @@ class EstServer:
             body = wire.body(head)
             return self._route(head, body, wire.client(), peer)
         except Refusal as refusal:
-            self._refusals.tell(refusal, peer, path)
+            tell_refusal(refusal, peer, path)
+            self.metrics.refused(refusal.code)
             return est_codec.refusal_response(refusal)
         except (CaError, OSError) as error:
             if isinstance(error, TimeoutError):
@@ -196,7 +208,8 @@ class EstServer:
             trouble = Refusal(
                 503, "server_trouble", f"{error}", "the administrator sees why; send the same request again"
             )
-            self._refusals.tell(trouble, peer, path)
+            tell_refusal(trouble, peer, path)
+            self.metrics.refused(trouble.code)
             return est_codec.refusal_response(trouble)
 
     # --- requests ------------------------------------------------------------------------------------
@@ -238,6 +251,7 @@ class EstServer:
         else:
             answer = self._enrolment.enroll_event(client, csr)
         tell_answer(answer, peer, again=again)
+        self.metrics.gave(answer, again=again)
         return est_codec.der_response(est.CERTS_TYPE, est.encode_der(est.certs_only([answer.certificate])))
 
     def _cacerts(self) -> bytes:
@@ -267,11 +281,12 @@ class _Wire:
         return x509.load_der_x509_certificate(der) if der else None
 
     def head(self) -> Head:
-        """Up to the empty line. Raises Refusal, OSError."""
+        """Up to the empty line, within HEAD_S. Raises Refusal, OSError."""
+        deadline = min(self._deadline, time.monotonic() + HEAD_S)
         while (end := self._held.find(b"\r\n\r\n")) < 0:
             if len(self._held) > est_codec.MAX_HEAD:
                 raise bad(431, "head_too_large", f"the head has more than {est_codec.MAX_HEAD} bytes")
-            self._more()
+            self._more(deadline)
         head, self._held = self._held[:end], self._held[end + 4 :]
         return est_codec.read_head(head)
 
@@ -280,11 +295,11 @@ class _Wire:
         if head.wants_continue and head.length > len(self._held):
             self._secure.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
         while len(self._held) < head.length:
-            self._more()
+            self._more(self._deadline)
         return self._held[: head.length]
 
-    def _more(self) -> None:
-        self._secure.settimeout(_left(self._deadline))
+    def _more(self, deadline: float) -> None:
+        self._secure.settimeout(_left(deadline))
         data = self._secure.recv(16 * 1024)
         if not data:
             raise ConnectionResetError("the client left")
@@ -293,7 +308,7 @@ class _Wire:
 
 def _tell_crash(served: Future[None]) -> None:
     if (error := served.exception()) is not None:  # a fault of ours: this connection ends, others go on
-        tell(logging.ERROR, "a request ended in a fault", "fault", error=repr(error))
+        say("ca_fault", error=repr(error), exc_info=error)
 
 
 def _left(deadline: float) -> float:

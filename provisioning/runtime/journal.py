@@ -18,6 +18,7 @@ from typing import Final
 
 from provisioning.enrolment import MAX_JOURNAL, Exit, Journal
 from provisioning.errors import EnrolError
+from provisioning.runtime.owner import as_owner, as_root
 
 SERVICE_USER: Final = "holdfast"
 """Owner of a state folder that root makes: the user of the node's services."""
@@ -36,15 +37,15 @@ class Files:
         self._state = state
         self._after = after
 
-    def _owner(self, path: Path) -> tuple[int, int] | None:
-        """Whose `path` shall be where root writes it: of the node's services, where it is state.
+    def acting(self, path: Path | None = None) -> contextlib.AbstractContextManager[None]:
+        """Root reads and writes what is below the state folder as the folder's owner.
 
-        The configuration stays root's: the node may read it and not change it.
+        Other paths were named by who called us: the configuration stays root's, and the node may read it.
         """
-        if os.geteuid() != 0 or not path.is_relative_to(self._state):
-            return None
-        status = self._state.stat()
-        return status.st_uid, status.st_gid
+        state = self._state
+        if path is None or path.is_relative_to(state) or path.is_relative_to(state.resolve()):
+            return as_owner(state)
+        return as_root()
 
     def make_state(self) -> None:
         """The state folder itself, 0700; where root makes it, of the service's user if there is one."""
@@ -59,23 +60,27 @@ class Files:
 
     def folder(self, path: Path) -> None:
         """Make `path` and what is missing above it: 0700 where it is state, else 0755."""
-        for missing in reversed([f for f in (path, *path.parents) if not f.exists()]):
-            missing.mkdir(mode=0o700 if missing.is_relative_to(self._state) else 0o755, exist_ok=True)
-            if owner := self._owner(missing):
-                os.chown(missing, *owner)
-            sync_folder(missing.parent)
-            self._after(f"folder {missing}")
+        with self.acting(path):
+            for missing in reversed([f for f in (path, *path.parents) if not f.exists()]):
+                missing.mkdir(mode=0o700 if missing.is_relative_to(self._state) else 0o755, exist_ok=True)
+                sync_folder(missing.parent)
+                self._after(f"folder {missing}")
 
     def put(self, path: Path, data: bytes, *, mode: int = 0o600, replace: bool = True) -> bool:
         """Write `path`, whole and durably. Without `replace` a file that is there stays: False then."""
+        with self.acting(path):
+            if not self._put(path, data, mode, replace):
+                return False
+        self._after(f"file {path}")
+        return True
+
+    def _put(self, path: Path, data: bytes, mode: int, replace: bool) -> bool:
         temporary = path.with_name(f".{path.name}.tmp")  # one name: the lock is held, a dead run's goes
         temporary.unlink(missing_ok=True)
         handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
         try:
             with os.fdopen(handle, "wb") as file:
                 os.fchmod(handle, mode)  # whatever the umask is
-                if owner := self._owner(path):
-                    os.fchown(handle, *owner)
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
@@ -89,40 +94,40 @@ class Files:
         finally:
             temporary.unlink(missing_ok=True)
         sync_folder(path.parent)
-        self._after(f"file {path}")
         return True
 
     def point(self, link: Path, target: str) -> None:
         """Make or turn the symbolic link `link` to `target`, in one step."""
-        if link.is_symlink() and link.readlink() == Path(target):
-            return
-        temporary = link.with_name(f".{link.name}.tmp")
-        temporary.unlink(missing_ok=True)
-        temporary.symlink_to(target)
-        if owner := self._owner(link):
-            os.lchown(temporary, *owner)
-        temporary.replace(link)
-        sync_folder(link.parent)
+        with self.acting(link):
+            if link.is_symlink() and link.readlink() == Path(target):
+                return
+            temporary = link.with_name(f".{link.name}.tmp")
+            temporary.unlink(missing_ok=True)
+            temporary.symlink_to(target)
+            temporary.replace(link)
+            sync_folder(link.parent)
         self._after(f"link {link}")
 
     def move(self, source: Path, target: Path) -> None:
         """Rename a file or folder, in one step."""
-        source.rename(target)
-        sync_folder(target.parent)
-        sync_folder(source.parent)
+        with self.acting(source):
+            source.rename(target)
+            sync_folder(target.parent)
+            sync_folder(source.parent)
         self._after(f"moved {target}")
 
     def remove(self, path: Path) -> None:
         """Remove a file, a link, or a folder of files; what is not there is no error."""
-        if path.is_dir() and not path.is_symlink():
-            for inside in path.iterdir():
-                inside.unlink()
-            path.rmdir()
-        elif path.exists() or path.is_symlink():
-            path.unlink()
-        else:
-            return
-        sync_folder(path.parent)
+        with self.acting(path):
+            if path.is_dir() and not path.is_symlink():
+                for inside in path.iterdir():
+                    inside.unlink()
+                path.rmdir()
+            elif path.exists() or path.is_symlink():
+                path.unlink()
+            else:
+                return
+            sync_folder(path.parent)
         self._after(f"removed {path}")
 
 
@@ -138,7 +143,7 @@ def sync_folder(folder: Path) -> None:
 def load(state: Path) -> Journal | None:
     """The journal of a state folder, None where nothing was begun. Raises EnrolError, OSError."""
     try:
-        with (state / JOURNAL).open("rb") as file:
+        with as_owner(state), (state / JOURNAL).open("rb") as file:
             return Journal.from_json(file.read(MAX_JOURNAL + 1))
     except FileNotFoundError:
         return None
@@ -147,14 +152,16 @@ def load(state: Path) -> Journal | None:
 def save(files: Files, state: Path, journal: Journal) -> None:
     """Write the journal where it says something new. Raises OSError."""
     path, data = state / JOURNAL, journal.to_json()
-    if not path.exists() or path.read_bytes() != data:
-        files.put(path, data)
+    with files.acting():
+        if not path.exists() or path.read_bytes() != data:
+            files.put(path, data)
 
 
 @contextlib.contextmanager
 def only_one(state: Path) -> Iterator[None]:
     """Hold the state folder for one run. Raises EnrolError (busy), OSError."""
-    handle = os.open(state / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    with as_owner(state):
+        handle = os.open(state / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -162,9 +169,6 @@ def only_one(state: Path) -> Iterator[None]:
             raise EnrolError(
                 Exit.BUSY, f"another run works in {state}", "wait until it is done, then run again"
             ) from error
-        if os.geteuid() == 0:
-            owner = state.stat()
-            os.fchown(handle, owner.st_uid, owner.st_gid)
         yield
     finally:
         os.close(handle)

@@ -10,8 +10,10 @@ another root leaves everything as it was. The request holds the claim code: keep
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from cryptography import x509
@@ -26,10 +28,14 @@ from provisioning.enrolment import Exit, Journal, Step, check_clock
 from provisioning.errors import EnrolError, EstError
 from provisioning.est import MAX_OFFLINE, OfflineRequest, OfflineResponse
 from provisioning.runtime import journal as journals
+from provisioning.runtime.anew import begins_anew, judge, make_keys, next_folder, put, to_exchange
+from provisioning.runtime.anew import request as csr_anew
 from provisioning.runtime.asked import Ask, Host, Outcome, Progress, begin, check_config
-from provisioning.runtime.enrol import enrolled, verify, with_claim, write_config
+from provisioning.runtime.enrol import enrolled, with_claim, write_config
 from provisioning.runtime.journal import Files
 from provisioning.runtime.keystore import Keystore, certificate_pem
+from provisioning.runtime.on_disk import verify
+from provisioning.runtime.renew import renew
 
 
 def request(ask: Ask, host: Host, out: Path) -> Outcome:
@@ -47,16 +53,8 @@ def request(ask: Ask, host: Host, out: Path) -> Outcome:
             raise EnrolError(
                 Exit.USAGE, "the request needs a claim code", "give --code, or scan the label with --qr"
             )
-        journal = with_claim(journal, code).after(Step.CHECK)
-        journals.save(files, ask.state, journal)
-        store = Keystore(ask.state, files, journal.credentials)
-        made = [purpose.value for purpose in Purpose if store.ensure_key(purpose)]
-        journals.save(files, ask.state, journal.after(Step.KEYS))
-        host.after(f"step {Step.KEYS.value}")
-        host.tell(
-            Progress(Step.KEYS, "done" if made else "kept", "both keys are here; they stay on this node")
-        )
-        csrs = [make_csr(store.key(purpose), journal.identity) for purpose in Purpose]
+        with files.acting():
+            csrs = _requests(replace(ask, code=code), host, files, journal)
         _write(out, OfflineRequest(journal.identity, grouped(code), *csrs).to_json())
     return Outcome(
         Exit.PENDING,
@@ -64,6 +62,23 @@ def request(ask: Ask, host: Host, out: Path) -> Outcome:
         "With its answer run: holdfast provision --response response.json",
         fields={"request": str(out), "device": journal.identity.device, "tenant": journal.identity.tenant},
     )
+
+
+def _requests(ask: Ask, host: Host, files: Files, journal: Journal) -> list[bytes]:
+    """Both requests; an enrolled node's with another code are for new keys, beside those in force."""
+    if begins_anew(ask, journal):
+        journal = make_keys(ask, files, journal)
+        if journal.anew:
+            host.tell(Progress(Step.KEYS, "done", "new keys; those in force stay until the answer is here"))
+            return [csr_anew(ask.state, purpose, journal) for purpose in Purpose]
+    journal = with_claim(journal, ask.code).after(Step.CHECK)
+    journals.save(files, ask.state, journal)
+    store = Keystore(ask.state, files, journal.credentials)
+    made = [purpose.value for purpose in Purpose if store.ensure_key(purpose)]
+    journals.save(files, ask.state, journal.after(Step.KEYS))
+    host.after(f"step {Step.KEYS.value}")
+    host.tell(Progress(Step.KEYS, "done" if made else "kept", "both keys are here; they stay on this node"))
+    return [make_csr(store.key(purpose), journal.identity) for purpose in Purpose]
 
 
 def _write(out: Path, data: bytes) -> None:
@@ -91,8 +106,11 @@ def finish(ask: Ask, host: Host, response: Path) -> Outcome:
             f"{ask.state} is not there: no request was made here",
             "begin with --offline request.json",
         )
-    with journals.only_one(ask.state):
+    # A dry run writes nothing, not even the lock's file.
+    with contextlib.nullcontext() if ask.dry_run else journals.only_one(ask.state):
         journal = journals.load(ask.state)
+        if journal is not None and journal.anew and not next_folder(ask.state, Purpose.TLS).is_dir():
+            journal = replace(journal, anew="")  # a renewal went on with these keys
         if journal is None or Step.KEYS not in journal.done:
             raise EnrolError(
                 Exit.USAGE,
@@ -110,7 +128,12 @@ def finish(ask: Ask, host: Host, response: Path) -> Outcome:
         check_clock(host.now(), root)
         accept.check_root(root)
         check_config(ask.config, journal)
-        return _finish(ask, host, files, journal, root, found, {Purpose.TLS: tls, Purpose.EVENT: event})
+        given = {Purpose.TLS: tls, Purpose.EVENT: event}
+        with files.acting():
+            outcome = _finish(ask, host, files, journal, root, found, given)
+    if not ask.dry_run and journal.anew:
+        renew(ask.state, host)  # puts the new pairs in force
+    return outcome
 
 
 def _finish(
@@ -128,11 +151,27 @@ def _finish(
     accept.check_uplink(found.uplink)
     issued: dict[Purpose, Issued] = {}
     for purpose, chain in certificates.items():
+        if journal.anew:
+            issued[purpose] = judge(ask, host, journal, root, purpose, chain, [*chain, authority])
+            continue
         public = store.key(purpose).public_key()
         issued[purpose] = accept.check_issued(
             purpose, chain, [*chain, authority], root, public, journal.identity, host.now()
         )
     tls, event = issued[Purpose.TLS], issued[Purpose.EVENT]
+    if ask.dry_run:
+        until = min(tls.until, event.until)
+        return Outcome(
+            Exit.OK, f"dry run: the response is good and would enrol {journal.identity.urn} until "
+            f"{until:%Y-%m-%d}; nothing was changed",
+        )  # fmt: skip
+    if journal.anew:
+        for purpose, one in issued.items():
+            put(files, ask.state, purpose, one)
+        files.put(ask.state / "trust.json", (json.dumps(found.trust, indent=1) + "\n").encode())
+        write_config(files, ask.config, journal, str(ask.state), found.uplink)
+        journals.save(files, ask.state, to_exchange(journal))
+        return enrolled(journal, min(tls.until, event.until))
     files.put(store.keys / "ca.crt", certificate_pem(root))
     store.put_certificate(Purpose.TLS, certificate_pem(tls.leaf, tls.issuer))
     store.put_certificate(Purpose.EVENT, certificate_pem(event.leaf))

@@ -13,6 +13,7 @@ from provisioning.ca import read_fingerprint
 from provisioning.claim import Label, read_label
 from provisioning.enrolment import Exit, Journal, Wanted
 from provisioning.errors import ClaimError, EnrolError, ProvisioningError, Refusal
+from provisioning.est import printable
 from provisioning.runtime import enrol as enrols
 from provisioning.runtime import journal as journals
 from provisioning.runtime import offline, provision_show, renew
@@ -141,9 +142,9 @@ def _emit(value: dict[str, Any]) -> None:
 
 
 def _say(text: str) -> None:
-    """A line for people, on a terminal of any encoding."""
+    """Lines for people, on a terminal of any encoding; a server's words cannot steer the terminal."""
     encoding = sys.stderr.encoding or "ascii"
-    print(text.encode(encoding, "replace").decode(encoding), file=sys.stderr, flush=True)
+    print(printable(text, "\n").encode(encoding, "replace").decode(encoding), file=sys.stderr, flush=True)
 
 
 def _guarded(work: Callable[[], Outcome], as_json: bool, *, show: bool = False) -> int:
@@ -179,6 +180,7 @@ def _guarded(work: Callable[[], Outcome], as_json: bool, *, show: bool = False) 
 
 
 def _failed(code: int, name: str, detail: str, remedy: str, as_json: bool) -> int:
+    detail, remedy = printable(detail), printable(remedy)
     _say(f"holdfast provision: {detail}\n  {remedy}")
     if as_json:
         _emit({"event": "error", "exit": int(code), "code": name, "detail": detail, "remedy": remedy})

@@ -9,6 +9,9 @@ Until the last moment the old pair works and nothing is lost by stopping; a fold
 than the link is whole, so a later run only turns the link. Old certificates stay valid until their end:
 there is no moment at which this node has none. `reload_due` in the journal outlives a kill between exchange
 and reload.
+
+Root does all this as the owner of the state folder, who may have laid links there; as root it only seals and
+opens keys for this host and speaks to systemctl.
 """
 
 from __future__ import annotations
@@ -31,22 +34,25 @@ from provisioning.enrolment import URGENT, Exit, Journal, Step, check_clock
 from provisioning.errors import EnrolError
 from provisioning.runtime import journal as journals
 from provisioning.runtime.asked import Host, Outcome, Progress
-from provisioning.runtime.enrol import STEP_OF, read_trust, verify
 from provisioning.runtime.est_client import EstClient, Server
 from provisioning.runtime.journal import Files
 from provisioning.runtime.keystore import (
+    MAX_FILE,
     Keystore,
     certificate_pem,
     key_pem,
     read_certificates,
     read_key,
 )
+from provisioning.runtime.on_disk import STEP_OF, read_trust, verify
+from provisioning.runtime.owner import as_owner, as_root, read_beneath
 
 EXCHANGE: Final = (Purpose.EVENT, Purpose.TLS)
 """Event first: should TLS fail to come, the next run still can ask."""
 KEPT_PAIRS: Final = 2
 """The pair in force and the one before: who followed the links just before still finds its files."""
-UNITS: Final = ("holdfast-edge", "holdfast-uplink")
+UNITS: Final = ("holdfast-edge", "holdfast-roadside", "holdfast-uplink")
+"""A node runs one of the first two; what does not run is left alone."""
 _RELOAD_TIMEOUT_S: Final = 60
 """Seconds for systemctl; a reload of the edge takes less than one."""
 
@@ -59,7 +65,7 @@ def reload_services(sealed: bool) -> tuple[bool, str]:
 
     The uplink reads its TLS files at each connection and needs no word.
     """
-    verb, units = ("try-restart", UNITS) if sealed else ("reload", UNITS[:1])
+    verb, units = ("try-restart", UNITS) if sealed else ("try-reload-or-restart", UNITS[:2])
     command = f"systemctl {verb} {' '.join(units)}"
     tool = shutil.which("systemctl")
     if tool is None or not Path("/run/systemd/system").is_dir():
@@ -82,6 +88,11 @@ def reload_services(sealed: bool) -> tuple[bool, str]:
 def renew(state: Path, host: Host, *, force: bool = False, reload: Reload = reload_services) -> Outcome:
     """Renew both pairs where two thirds of a life are over. Raises EnrolError, Refusal, OSError."""
     check_clock(host.now())
+    with as_owner(state):
+        return _renew(state, host, force, reload)
+
+
+def _renew(state: Path, host: Host, force: bool, reload: Reload) -> Outcome:
     if not (state / journals.JOURNAL).is_file():
         raise EnrolError(Exit.USAGE, f"{state} holds no enrolled node", "enrol it: holdfast provision --help")
     with journals.only_one(state):
@@ -100,6 +111,7 @@ class _Renewal:
         self._files = Files(state, host.after)
         self._store = Keystore(state, self._files, journal.credentials)
         self._keys = self._store.keys
+        self._store.check_links()
         self._root = read_certificates(self._keys / "ca.crt")[0]
 
     def run(self, *, force: bool) -> Outcome:
@@ -113,10 +125,11 @@ class _Renewal:
         if (end := current[Purpose.TLS].not_valid_after_utc) <= now and not ready:
             raise EnrolError(
                 Exit.REFUSED, f"the TLS certificate expired on {end:%Y-%m-%d}",
-                "a new claim code is needed: holdfast provision --code CODE (the keys are kept)",
+                "a new claim code is needed: holdfast provision --code CODE",
             )  # fmt: skip
         check_clock(now, self._root)
         if not force and now < due_at and not self._begun():
+            self._store.publish()
             if self._journal.reload_due:
                 self._tell_services()
             return self._outcome(
@@ -225,6 +238,7 @@ class _Renewal:
         for purpose in EXCHANGE:
             self._bring(purpose)
         self._tidy()
+        self._store.publish()
         if self._journal.credentials:
             self._store.seal(Path(self._journal.credentials))
         found = verify(self._state, self._store, self._root, self._journal.identity, self._host.now())
@@ -251,7 +265,7 @@ class _Renewal:
             for ending in ("key", "crt"):
                 plain = self._keys / f"{name}.{ending}"
                 if plain.is_file():
-                    self._files.put(folder / plain.name, plain.read_bytes())
+                    self._files.put(folder / plain.name, read_beneath(self._keys, (plain.name,), MAX_FILE)[0])
             self._files.point(self._keys / name, f"pairs/{name}/1")
         for ending in ("crt", "key"):
             self._files.point(self._keys / f"{name}.{ending}", f"{name}/{name}.{ending}")
@@ -265,7 +279,8 @@ class _Renewal:
                     self._files.remove(path)
 
     def _tell_services(self) -> None:
-        heard, said = self._reload(bool(self._journal.credentials))
+        with as_root():  # only root may tell the service manager
+            heard, said = self._reload(bool(self._journal.credentials))
         self._tell(Step.VERIFY, said)
         self._mark(reload_due=not heard)
 
