@@ -35,6 +35,8 @@ _TIMES: Final = (0.1, 86_400.0)
 """Seconds; a day at most, so that a mistyped figure cannot silence a sensor."""
 MAX_PORTS: Final = 16
 """A node has a handful; more is a mistake, and each costs a task."""
+TOP: Final = "node.toml"
+"""The file as a table of tables, in messages."""
 MAX_UNIX_PATH: Final = 107
 """Bytes of a unix socket's path (sun_path, unix(7)), without the closing NUL."""
 
@@ -294,60 +296,99 @@ def rules(shape: type) -> dict[str, tuple[Any, Limit | Choice | Words]]:
     return {field.name: get_args(hints[field.name])[:2] for field in fields(shape)}
 
 
-class _Table:
-    """One table of the file; remembers which keys were asked for, so that the rest can be refused."""
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing in a file that cannot be meant."""
 
-    def __init__(self, name: str, value: object) -> None:
-        if not isinstance(value, dict):
-            raise ConfigError(f"[{name}] is not a table")
+    where: str
+    """Table and key, as `edge.log_level` or `port[1].path` (counted from 0); "" for the whole file."""
+    text: str
+    """What is wrong, and what would be right."""
+
+
+class BadConfig(ConfigError):
+    """Everything that is wrong with a file, in its own order."""
+
+    def __init__(self, problems: list[Problem]) -> None:
+        super().__init__("; ".join(problem.text for problem in problems))
+        self.problems = tuple(problems)
+
+
+class _Table:
+    """One table of the file; remembers which keys were asked for, so that the rest can be refused.
+
+    What cannot be meant is noted in `problems`, and a default or None stands in, so that one reading finds
+    every mistake.
+    """
+
+    def __init__(self, name: str, value: object, problems: list[Problem], at: str = "") -> None:
         self.name = name
-        self._left: dict[str, Any] = dict(value)
+        self.at = at or name
+        self.problems = problems
+        self._broken = not isinstance(value, dict)
+        if self._broken:
+            problems.append(Problem(self.at, f"[{name}] is not a table"))
+        self._left: dict[str, Any] = dict(value) if isinstance(value, dict) else {}
         self._known: list[str] = []
+
+    def bad(self, key: str, text: str) -> None:
+        """Note that `key` cannot be meant."""
+        if not self._broken:
+            where = key if self.at == TOP else f"{self.at}.{key}"
+            self.problems.append(Problem(where, f"[{self.name}] {text}"))
 
     def take(self, key: str, default: object = None) -> Any:
         self._known.append(key)
         return self._left.pop(key, default)
 
-    def text(self, key: str, default: str | None = None) -> str:
+    def table(self, name: str, value: object) -> _Table:
+        """The table `name` of the same file."""
+        return _Table(name, value, self.problems)
+
+    def text(self, key: str, default: str | None = None) -> Any:
         value = self.take(key, default)
-        if not isinstance(value, str) or not value:
-            raise ConfigError(f"[{self.name}] {key} must be a non-empty string")
-        return value
+        if isinstance(value, str) and value:
+            return value
+        self.bad(key, f"{key}{' is missing: it' if value is None else ''} must be a non-empty string")
+        return default
 
     def optional(self, key: str) -> str | None:
         if key in self._left:
-            return self.text(key)
+            return self.text(key)  # type: ignore[no-any-return]
         self._known.append(key)
         return None
 
-    def choice(self, key: str, allowed: tuple[str, ...], default: str | None = None) -> str:
+    def choice(self, key: str, allowed: tuple[str, ...], default: str | None = None) -> Any:
         value = self.text(key, default)
-        if value not in allowed:
-            near = get_close_matches(value, allowed, 1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise ConfigError(
-                f"[{self.name}] {key} is {value!r}; it must be one of {', '.join(allowed)}{hint}"
-            )
-        return value
+        if value is None or value in allowed:
+            return value
+        near = get_close_matches(value, allowed, 1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        self.bad(key, f"{key} is {value!r:.80}; it must be one of {', '.join(allowed)}{hint}")
+        return default or allowed[0]
 
-    def integer(self, key: str, low: float, high: float, default: int | None = None) -> int:
+    def integer(self, key: str, rule: Limit, default: int | None = None) -> Any:
         value = self.take(key, default)
-        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            raise ConfigError(f"[{self.name}] {key} must be an integer from {low} to {high}, not {value!r}")
-        return value
+        if isinstance(value, int) and not isinstance(value, bool) and rule.low <= value <= rule.high:
+            return value
+        self.bad(key, f"{key} must be an integer from {_range(rule)}, {_not(value)}")
+        return default
 
-    def number(self, key: str, low: float, high: float, default: float | None = None) -> float:
+    def number(self, key: str, rule: Limit, default: float | None = None) -> Any:
         value = self.take(key, default)
         if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise ConfigError(f"[{self.name}] {key} must be a number, not {value!r}")
-        if not math.isfinite(value) or not low <= value <= high:
-            raise ConfigError(f"[{self.name}] {key} is {value!r}; it must lie from {low} to {high}")
-        return float(value)
+            self.bad(key, f"{key} must be a number from {_range(rule)}, {_not(value)}")
+        elif not math.isfinite(value) or not rule.low <= value <= rule.high:
+            self.bad(key, f"{key} is {value!r}; it must lie from {_range(rule)}")
+        else:
+            return float(value)
+        return default
 
     def flag(self, key: str, default: bool) -> bool:
         value = self.take(key, default)
         if not isinstance(value, bool):
-            raise ConfigError(f"[{self.name}] {key} must be true or false, not {value!r}")
+            self.bad(key, f"{key} must be true or false, {_not(value)}")
+            return default
         return value
 
     def setting(self, key: str, shape: type, *, name: str | None = None, default: object = MISSING) -> Any:
@@ -359,71 +400,80 @@ class _Table:
         given: Any = None if default is MISSING else default
         if isinstance(rule, Limit):
             take = self.integer if kind is int else self.number
-            return take(key, rule.low, rule.high, given)
+            return take(key, rule, given)
         if isinstance(rule, Choice):
             return self.choice(key, rule.allowed, given)
         return self.text(key, given)
 
     def done(self) -> None:
         """Refuse what nobody asked for, with the nearest name that exists."""
-        if not self._left:
-            return
-        said = []
-        for key in sorted(self._left):
+        for key in self._left:
             near = get_close_matches(key, self._known, 1)
-            said.append(f"{key} (did you mean {near[0]}?)" if near else key)
-        raise ConfigError(f"[{self.name}] does not know {', '.join(said)}")
+            self.bad(key, f"does not know {key!s:.80}" + (f" (did you mean {near[0]}?)" if near else ""))
+
+
+def _range(rule: Limit) -> str:
+    return f"{rule.low} to {rule.high}" + (f" {rule.unit}" if rule.unit else "")
+
+
+def _not(value: object) -> str:
+    return "and is missing" if value is None else f"not {value!r:.80}"
 
 
 def parse(text: str, *, base: str) -> Config:
     """The configuration of `text`; relative paths are meant from the folder `base`.
 
-    Raises ConfigError, whose message names table and key.
+    Raises BadConfig, which lists every problem; each names table and key.
     """
+    problems: list[Problem] = []
     try:
         document = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise ConfigError(f"not TOML: {error}") from error
-    top = _Table("node.toml", document)
-    node = _node(_Table("node", top.take("node") or {}))
-    state = _Table("state", top.take("state") or {})
+        raise BadConfig([Problem("", f"not TOML: {error}")]) from error
+    top = _Table(TOP, document, problems)
+    node = _node(top.table("node", top.take("node", {})))
+    state = top.table("state", top.take("state", {}))
     state_dir = _absolute(base, state.text("dir", "."))
     state.done()
     config = Config(
         node=node,
         state_dir=state_dir,
-        clock=_clock(_Table("clock", top.take("clock") or {}), base),
-        ports=_ports(top.take("port") or [], base),
-        tyres=_tyres(_Table("vehicle", top.take("vehicle") or {})),
-        fence=_fence(top.take("fence")),
-        uplink=_uplink(top.take("uplink")),
-        chirpstack=_chirpstack(top.take("chirpstack")),
-        outbox=_outbox(_Table("outbox", top.take("outbox") or {})),
-        edge=_edge(_Table("edge", top.take("edge") or {}), base),
-        telemetry=_telemetry(_Table("telemetry", top.take("telemetry") or {})),
+        clock=_clock(top.table("clock", top.take("clock", {})), base),
+        ports=_ports(top.take("port", []), base, problems),
+        tyres=_tyres(top.table("vehicle", top.take("vehicle", {}))),
+        fence=_fence(top),
+        uplink=_uplink(top),
+        chirpstack=_chirpstack(top),
+        outbox=_outbox(top.table("outbox", top.take("outbox", {}))),
+        edge=_edge(top.table("edge", top.take("edge", {})), base),
+        telemetry=_telemetry(top.table("telemetry", top.take("telemetry", {}))),
         hash=hashlib.sha256(text.encode()).digest(),
     )
     top.done()
-    _check_socket("[state] dir with facts.sock", config.path("facts.sock"))
+    _check_socket(state, "dir", "dir with facts.sock", config.path("facts.sock"))
+    if problems:
+        raise BadConfig(problems)
     return config
 
 
-def _absolute(base: str, path: str) -> str:
+def _absolute(base: str, path: str | None) -> str:
+    if path is None:
+        return base
     joined = path if path.startswith("/") else f"{base}/{path}"
     return joined.removesuffix("/.").rstrip("/") or "/"
 
 
-def _check_socket(what: str, path: str) -> None:
+def _check_socket(table: _Table, key: str, what: str, path: str) -> None:
     if len(path.encode()) > MAX_UNIX_PATH:
-        raise ConfigError(f"{what}: a unix socket's path has at most {MAX_UNIX_PATH} bytes; shorten it")
+        table.bad(key, f"{what}: a unix socket's path has at most {MAX_UNIX_PATH} bytes; shorten it")
 
 
 def _node(table: _Table) -> Node:
     kind = table.setting("kind", Node)
     node = Node(table.setting("tenant", Node), table.setting("device", Node), kind)
     for key, value in (("tenant", node.tenant), ("device", node.device)):
-        if not NAME.fullmatch(value):
-            raise ConfigError(f"[node] {key} {value!r}: 1 to 63 lower-case letters, digits and hyphens")
+        if value is not None and not NAME.fullmatch(value):
+            table.bad(key, f"{key} {value!r:.80}: 1 to 63 lower-case letters, digits and hyphens")
     table.done()
     return node
 
@@ -436,37 +486,39 @@ def _clock(table: _Table, base: str) -> ClockConfig:
     synced = table.flag("synced", source == "page")
     table.done()
     if source == "page" and page is None:
-        raise ConfigError('[clock] source = "page" needs page, the file the scenario writes')
+        table.bad("page", 'source = "page" needs page, the file the scenario writes')
     if source == "page" and kind == "live":
-        raise ConfigError('[clock] a page is never live: say kind = "replay" or "simulated"')
+        table.bad("kind", 'a page is never live: say kind = "replay" or "simulated"')
     if source == "system" and kind != "live":
-        raise ConfigError("[clock] the system's clock is live; replay and simulated need a page")
+        table.bad("kind", "the system's clock is live; replay and simulated need a page")
     return ClockConfig(source, ClockKind[kind.upper()], page and _absolute(base, page), epoch, synced)
 
 
-def _ports(items: object, base: str) -> tuple[Port, ...]:
+def _ports(items: object, base: str, problems: list[Problem]) -> tuple[Port, ...]:
     if not isinstance(items, list):
-        raise ConfigError("[[port]] must be an array of tables, with double brackets")
+        problems.append(Problem("port", "[[port]] must be an array of tables, with double brackets"))
+        return ()
     if len(items) > MAX_PORTS:
-        raise ConfigError(f"[[port]] {len(items)} ports, at most {MAX_PORTS}")
+        problems.append(Problem("port", f"[[port]] {len(items)} ports, at most {MAX_PORTS}"))
     ports: list[Port] = []
-    for item in items:
-        table = _Table("port", item)
+    for number, item in enumerate(items[:MAX_PORTS]):
+        table = _Table("port", item, problems, f"port[{number}]")
+        path = table.setting("path", Port)
         port = Port(
-            table.setting("name", Port), _absolute(base, table.setting("path", Port)),
+            table.setting("name", Port), _absolute(base, path),
             table.setting("protocol", Port), table.setting("baud", Port),
         )  # fmt: skip
         table.done()
-        if port.name in {other.name for other in ports}:
-            raise ConfigError(f"[[port]] name {port.name!r} is there twice")
-        if port.path in {other.path for other in ports}:
-            raise ConfigError(f"[[port]] path {port.path!r} is there twice: one reader a port")
+        if port.name is not None and port.name in {other.name for other in ports}:
+            table.bad("name", f"name {port.name!r:.80} is there twice")
+        if path is not None and port.path in {other.path for other in ports}:
+            table.bad("path", f"path {port.path!r:.200} is there twice: one reader a port")
         ports.append(port)
     return tuple(ports)
 
 
 def _tyres(table: _Table) -> dict[str, Wheel]:
-    tyres = _Table("vehicle.tyres", table.take("tyres") or {})
+    tyres = table.table("vehicle.tyres", table.take("tyres", {}))
     table.done()
     result: dict[str, Wheel] = {}
     for name, wheel in WHEELS.items():
@@ -475,18 +527,18 @@ def _tyres(table: _Table) -> dict[str, Wheel]:
             continue
         sensor = sensor.lower()
         if not _SENSOR_ID.fullmatch(sensor):
-            raise ConfigError(f"[vehicle] tyres.{name} {sensor!r} is not a hexadecimal sensor id")
-        if sensor in result:
-            raise ConfigError(f"[vehicle] tyres.{name} {sensor!r} is already another wheel's")
+            tyres.bad(name, f"{name} {sensor!r:.80} is not a hexadecimal sensor id: 2 to 32 digits")
+        elif sensor in result:
+            tyres.bad(name, f"{name} {sensor!r:.80} is already another wheel's")
         result[sensor] = wheel
     tyres.done()
     return result
 
 
-def _fence(value: object) -> Fence | None:
-    if value is None:
+def _fence(top: _Table) -> Fence | None:
+    if (value := top.take("fence")) is None:
         return None
-    table = _Table("fence", value)
+    table = top.table("fence", value)
     fence = Fence(
         table.setting("lat", Fence, name="lat_deg"), table.setting("lon", Fence, name="lon_deg"),
         table.setting("radius_m", Fence),
@@ -495,10 +547,10 @@ def _fence(value: object) -> Fence | None:
     return fence
 
 
-def _uplink(value: object) -> UplinkConfig | None:
-    if value is None:
+def _uplink(top: _Table) -> UplinkConfig | None:
+    if (value := top.take("uplink")) is None:
         return None
-    table = _Table("uplink", value)
+    table = top.table("uplink", value)
     host = table.setting("host", UplinkConfig)
     uplink = UplinkConfig(
         host, table.setting("port", UplinkConfig), table.setting("server_name", UplinkConfig, default=host),
@@ -508,10 +560,10 @@ def _uplink(value: object) -> UplinkConfig | None:
     return uplink
 
 
-def _chirpstack(value: object) -> ChirpStack | None:
-    if value is None:
+def _chirpstack(top: _Table) -> ChirpStack | None:
+    if (value := top.take("chirpstack")) is None:
         return None
-    table = _Table("chirpstack", value)
+    table = top.table("chirpstack", value)
     chirpstack = ChirpStack(*(table.setting(key, ChirpStack) for key in ("host", "port", "topic")))
     table.done()
     return chirpstack
@@ -535,7 +587,7 @@ def _edge(table: _Table, base: str) -> EdgeLimits:
     )
     table.done()
     if limits.acceptance_socket is not None:
-        _check_socket("[edge] acceptance_socket", limits.acceptance_socket)
+        _check_socket(table, "acceptance_socket", "acceptance_socket", limits.acceptance_socket)
     return limits
 
 

@@ -125,8 +125,8 @@ class Intake:
         self._pending = behind
         return batch
 
-    def restart(self, run: bytes, first: Draft) -> None:
-        """Begin a new run with `first`: what waits is numbered anew behind it.
+    def restart(self, run: bytes, first: Draft) -> dict[int, int]:
+        """Begin a new run with `first`: what waits is numbered anew behind it; old seq -> new seq.
 
         Only while nothing is in flight. Numbers given out before belong to the old run, and are not lost:
         their events are the ones that are numbered anew.
@@ -135,8 +135,12 @@ class Intake:
             raise RuntimeError("a batch is in flight")
         waiting, self._pending = self._pending, []
         self.run, self.next_seq = run, 0
-        for draft in (first, *(Draft(i.event.kind, i.event.stamp, i.event.body, i.urgent) for i in waiting)):
-            self.add(draft)
+        self.add(first)
+        moved: dict[int, int] = {}
+        for i in waiting:
+            draft = Draft(i.event.kind, i.event.stamp, i.event.body, i.urgent)
+            moved[i.event.seq] = self.add(draft).event.seq
+        return moved
 
     def _drop_one(self) -> None:
         index = next((n for n, item in enumerate(self._pending) if not item.urgent), 0)

@@ -11,8 +11,9 @@ Pure: bytes and `Now` in, drafts out. The daemon numbers, commits and seals them
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections import Counter, deque
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from edge.config import Config
@@ -22,7 +23,7 @@ from edge.intake import Draft
 from edge.recorder import Recorder, clip, counts
 from firmware_bridge.continuity import Continuity
 from firmware_bridge.link import Link
-from firmware_bridge.reading import Position, Reading, Refusal
+from firmware_bridge.reading import PortState, Position, Reading, Refusal
 from firmware_bridge.sensors.board import BoardDecoder
 from firmware_bridge.sensors.nmea import NmeaDecoder
 from firmware_bridge.timekeeper import Now, TimeKeeper
@@ -31,6 +32,12 @@ from models.verdict import Action, Verdict
 
 MAX_SOURCES: Final = 16
 """Sources whose last fact is kept for `status`: a node has a handful of processes; 32 kB at most."""
+RATE_NS: Final = 10 * NS
+"""Readings of a port are counted over so long for its rate: a receiver at 1 Hz gives ten."""
+MAX_PORT_REASONS: Final = 32
+"""Reasons of refusal counted apart on one port."""
+MAX_DECIDED: Final = 5
+"""Verdicts kept for `status`: what a person reads at a glance."""
 TICK_NS: Final = NS
 """Rules of time are asked this often: dwell and silence are matters of many seconds."""
 
@@ -46,6 +53,10 @@ class Decides(Protocol):
         """What time alone changes."""
         ...
 
+    def configured(self, ports: Collection[str], *, expects_board: bool) -> None:
+        """The node's ports are now these."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class OutboxFigures:
@@ -55,6 +66,41 @@ class OutboxFigures:
     bytes: int = 0
     refused_events: int = 0
     """Could not be stored, since the start."""
+
+
+@dataclass(slots=True)
+class PortFigures:
+    """What came in on one port, for a person who stands beside it."""
+
+    readings: int = 0
+    last_ns: int | None = None
+    """Monotonic time of the last reading."""
+    refused: Counter[str] = field(default_factory=Counter)
+    _since_ns: int = 0
+    _count: int = 0
+    _rate: float = 0.0
+
+    def reading(self, t_ns: int) -> None:
+        """One reading came."""
+        if self.last_ns is None:
+            self._since_ns = t_ns
+        self.readings, self.last_ns, self._count = self.readings + 1, t_ns, self._count + 1
+        if t_ns - self._since_ns >= RATE_NS:
+            self._rate = (self._count - 1) * NS / (t_ns - self._since_ns)
+            self._since_ns, self._count = t_ns, 1
+
+    def refusal(self, reason: str) -> None:
+        """Something that is no reading came."""
+        known = reason in self.refused or len(self.refused) < MAX_PORT_REASONS
+        self.refused[reason if known else "other"] += 1
+
+    def per_second(self, now_ns: int) -> float:
+        """Readings a second over the last seconds; 0 when it fell silent."""
+        if self.last_ns is None or now_ns - self.last_ns > 2 * RATE_NS:
+            return 0.0
+        if self._rate:
+            return self._rate
+        return self._count * NS / max(now_ns - self._since_ns, NS)
 
 
 class NodeLink(Link):
@@ -80,6 +126,11 @@ class Pipeline:
         self.timekeeper = TimeKeeper()
         self.continuity = Continuity()
         self.links = {port.name: self._link(port) for port in config.ports}
+        self.ports = {port.name: PortFigures() for port in config.ports}
+        self.decided: deque[Verdict] = deque(maxlen=MAX_DECIDED)
+        """The last verdicts, oldest first."""
+        self.incidents = 0
+        """Opened since the start."""
         self.outbox = OutboxFigures()
         self.open_incidents: dict[int, Verdict] = {}
         self.facts: dict[str, tuple[str, Stamp]] = {}
@@ -88,6 +139,8 @@ class Pipeline:
         """Monotonic time of the last fix of a receiver that was not dead-reckoned."""
         self.clock = config.clock.kind
         self._config = config
+        self._bytes_gone = 0
+        """Bytes of links that are no more."""
         self._detector = detector
         self._recorder = Recorder(config, self.timekeeper)
         self._software = software
@@ -100,6 +153,25 @@ class Pipeline:
             return NodeLink(port.name, decoder, expects="sentence", baud=port.baud)
         return NodeLink(port.name, BoardDecoder(port.name), expects="frame", baud=port.baud)
 
+    def reconfigure(self, config: Config) -> None:
+        """Go on under another configuration: a port that is the same keeps its link, and all counts stay.
+
+        Node, clock, tyres and region must be the same.
+        """
+        same = {port.name for port in config.ports if port in self._config.ports}
+        gone = [link for name, link in self.links.items() if name not in same]
+        self._bytes_gone += sum(link.bytes for link in gone)
+        self.links = {
+            port.name: self.links[port.name] if port.name in same else self._link(port)
+            for port in config.ports
+        }
+        self.ports = {name: self.ports[name] if name in same else PortFigures() for name in self.links}
+        if self._detector is not None:
+            boards = any(port.protocol == "board" for port in config.ports)
+            self._detector.configured(self.links.keys(), expects_board=boards)
+        self._recorder.reconfigure(config)
+        self._config = config
+
     def feed(self, port: str, data: bytes, now: Now) -> list[Draft]:
         """Bytes of one port, to drafts."""
         return self.take(self.links[port].received(data, now), now)
@@ -110,9 +182,14 @@ class Pipeline:
         self.continuity.count(items)
         drafts: list[Draft] = []
         for item in items:
+            figures = self.ports.get(item.port)
             if isinstance(item, Refusal):
+                if figures is not None:
+                    figures.refusal(item.reason)
                 self._recorder.refused(item)
                 continue
+            if figures is not None and not isinstance(item, PortState):
+                figures.reading(item.t_ns)
             if isinstance(item, Position) and not item.estimated:
                 self.last_fix_ns = item.t_ns
                 if item.utc_ns is not None:
@@ -159,6 +236,8 @@ class Pipeline:
     def _incidents(self, verdicts: Iterable[Verdict], now: Now) -> list[Draft]:
         drafts: list[Draft] = []
         for verdict in verdicts:
+            self.decided.append(verdict)
+            self.incidents += verdict.action is Action.OPENED
             if verdict.action is Action.CLOSED:
                 self.open_incidents.pop(verdict.incident, None)
             else:
@@ -197,4 +276,4 @@ class Pipeline:
     @property
     def bytes(self) -> int:
         """Bytes received on all ports."""
-        return sum(link.bytes for link in self.links.values())
+        return self._bytes_gone + sum(link.bytes for link in self.links.values())

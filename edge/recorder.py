@@ -139,6 +139,10 @@ class Recorder:
         self._refused_since_ns = 0
         self._sighted: dict[str, int] = {}
 
+    def reconfigure(self, config: Config) -> None:
+        """Go on under another configuration; what is gathered stays."""
+        self._policy, self._config = config.telemetry, config
+
     def moving(self, now_ns: int) -> bool:
         """The receiver saw motion within the last PARKED_AFTER_S."""
         return self._moved_ns is not None and now_ns - self._moved_ns < PARKED_AFTER_S * NS

@@ -1,20 +1,22 @@
 """What can be set in node.toml: names, units, ranges, defaults and their reasons, told in words. Pure.
 
 Everything here is read off the types of `edge.config`, so that an explanation cannot differ from what the
-daemons enforce.
+daemons enforce. `check_flat` holds the other configurations of Holdfast against tables of the same shape.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from difflib import get_close_matches
 from enum import Enum
 from typing import Any, Final
 
 from edge import config
-from edge.config import Choice, Config, Limit, Words, rules
+from edge.config import Choice, Config, Limit, Problem, Words, rules
 from edge.errors import ConfigError
 
 _TABLES: Final[dict[str, type]] = {
@@ -25,6 +27,21 @@ _TABLES: Final[dict[str, type]] = {
 _FILE_NAMES: Final = {"lat_deg": "lat", "lon_deg": "lon"}
 """Where the file says it shorter than the code."""
 _ABSENT: Final = "not set"
+_DERIVED: Final = {"uplink.server_name": "uplink.host", "clock.synced": "false; true with source = page"}
+"""Defaults that follow from something else."""
+_EXAMPLES: Final = {
+    "clock.page": '"/run/holdfast-scenario/clock.page"', "clock.synced": "true",
+    "port.protocol": '"nmea"', "fence.lat": "47.25", "fence.lon": "8.7", "fence.radius_m": "2500",
+    "uplink.server_name": '"broker.example"', "chirpstack.host": '"localhost"',
+    "edge.acceptance_socket": '"/run/holdfast-oracle/accepted.sock"', "vehicle.tyres.FL": '"a1b2c3d1"',
+    "vehicle.tyres.FR": '"a1b2c3d2"', "vehicle.tyres.RL": '"a1b2c3d3"', "vehicle.tyres.RR": '"a1b2c3d4"',
+}  # fmt: skip
+"""What stands in a template where there is no default, so that taking the # away gives a valid line."""
+_RELOADED: Final = ("port.", "outbox.", "telemetry.", "chirpstack.", "edge.")
+_AT_START: Final = frozenset({"edge.acceptance_socket"})
+RELOAD: Final = "systemctl reload holdfast-edge"
+RESTART: Final = "systemctl restart holdfast-edge"
+RESTART_UPLINK: Final = "systemctl restart holdfast-uplink"
 _HEAD: Final = (
     "# {path}: the configuration of a Holdfast node. `holdfast config explain` tells what each does;\n"
     "# `holdfast config check` reads this file as the daemons do. A key that is not known is an error.\n"
@@ -44,6 +61,25 @@ class Setting:
     default: str
     """As it would stand in the file; `not set` where there is none."""
     reason: str
+    low: float = -math.inf
+    high: float = math.inf
+    words: tuple[str, ...] = ()
+    """What a word may be; empty: anything."""
+    required: bool = False
+    example: str = ""
+
+
+def takes_effect(name: str, *, kind: str = "vehicle") -> str:
+    """The command after which a changed setting of node.toml is in force."""
+    if name.startswith("uplink."):
+        return RESTART_UPLINK
+    command = RELOAD if name.startswith(_RELOADED) and name not in _AT_START else RESTART
+    return command.replace("holdfast-edge", "holdfast-roadside") if kind == "roadside" else command
+
+
+def reloadable(name: str) -> bool:
+    """Whether the running edge takes a changed setting on SIGHUP."""
+    return takes_effect(name) == RELOAD
 
 
 def settings() -> list[Setting]:
@@ -71,17 +107,18 @@ def settings() -> list[Setting]:
     return found
 
 
-def explain(name: str) -> list[Setting]:
-    """The settings of the table `name`, or the one key `name` (with or without its table).
+def explain(name: str, every: Sequence[Setting] | None = None) -> list[Setting]:
+    """Of `every` setting (default: node.toml's) those of the table `name`, or the one key `name`.
 
-    Raises ConfigError with the nearest name where there is none.
+    A key is meant with or without its table. Raises ConfigError with the nearest name where there is none.
     """
-    every = settings()
+    every = settings() if every is None else every
     found = [one for one in every if name in (one.name, one.name.split(".")[0], one.name.rsplit(".", 1)[-1])]
     if found:
         return found
     names = [one.name for one in every]
-    near = get_close_matches(name, [*names, *(n.rsplit(".", 1)[-1] for n in names), *_TABLES], 1)
+    tables = dict.fromkeys(n.split(".")[0] for n in names)
+    near = get_close_matches(name, [*names, *(n.rsplit(".", 1)[-1] for n in names), *tables], 1)
     raise ConfigError(f"there is no setting {name!r:.80}" + (f"; did you mean {near[0]}?" if near else ""))
 
 
@@ -128,10 +165,13 @@ def defaults(value: Config) -> list[Difference]:
     """Where `value` is not the default: from the default to what is set; what has no default is left out."""
     own = flat(value)
     known = {one.name: one.default for one in settings() if one.default != _ABSENT}
+    known["uplink.server_name"] = own.get("uplink.host", _ABSENT)
+    known["clock.synced"] = _toml(value.clock.source == "page")
+    known["state.dir"] = own["state.dir"]  # where the file lies, in most cases; never a limit
     return [
         Difference(name, known[name], own[name])
         for name in sorted(own)
-        if name in known and own[name] != known[name]
+        if (name in known and own[name] != known[name])
     ]
 
 
@@ -163,29 +203,35 @@ def _heading(table: str, host: str | None) -> Iterator[str]:
 
 
 def _lines(one: Setting, key: str, value: str | None) -> Iterator[str]:
-    unit = f", {one.unit}" if one.unit else ""
+    unit = f" {one.unit}" if one.unit else ""
     allowed = f" ({one.allowed}{unit})" if one.allowed else ""
     yield f"# {one.reason}{allowed}"
     if value is not None:
         yield f"{key} = {_toml(value)}"
-    else:
-        yield f"#{key} = {one.default if one.default != _ABSENT else ''}".rstrip()
+        return
+    literal = one.default not in (_ABSENT, _DERIVED.get(one.name))
+    if not literal and one.name in _DERIVED:
+        yield f"# Default: {one.default}."
+    elif not literal:
+        yield "# An example; no default."
+    yield f"#{key} = {one.default if literal else _EXAMPLES.get(one.name) or _toml(one.example)}"
 
 
 def _setting(name: str, kind: Any, rule: Limit | Choice | Words, default: object) -> Setting:
     said = _ABSENT if default is MISSING or default is None or default == "" else _toml(default)
+    said = _DERIVED.get(name, said)
+    required = default is MISSING
     if isinstance(rule, Limit):
+        kind = "integer" if kind is int else "number"
+        allowed = f"{rule.low:,} .. {rule.high:,}"
         return Setting(
-            name,
-            "integer" if kind is int else "number",
-            rule.unit,
-            f"{rule.low:,} .. {rule.high:,}",
-            said,
-            rule.reason,
+            name, kind, rule.unit, allowed, said, rule.reason, rule.low, rule.high, required=required
         )
     if isinstance(rule, Choice):
-        return Setting(name, "text", "", ", ".join(rule.allowed), said, rule.reason)
-    return Setting(name, "true or false" if kind is bool else "text", "", "", said, rule.reason)
+        allowed = ", ".join(rule.allowed)
+        return Setting(name, "text", "", allowed, said, rule.reason, words=rule.allowed, required=required)
+    kind = "true or false" if kind is bool else "text"
+    return Setting(name, kind, "", "", said, rule.reason, required=required, example=rule.example)
 
 
 def _toml(value: object) -> str:
@@ -196,3 +242,105 @@ def _toml(value: object) -> str:
     if isinstance(value, str):
         return json.dumps(value, ensure_ascii=False)
     return _ABSENT if value is None else str(value)
+
+
+# ---- where a setting stands in a file ---------------------------------------------------------------
+
+_TABLE_LINE: Final = re.compile(r"\s*(\[\[?)\s*([^\]]+?)\s*\]")
+_KEY_LINE: Final = re.compile(r"\s*([\w.\-\"' ]+?)\s*=")
+
+
+def lines_of(text: str) -> dict[str, int]:
+    """Line (from 1) of each table and key of a TOML text: `edge`, `edge.log_level`, `port[1].path`."""
+    found: dict[str, int] = {}
+    counts: dict[str, int] = {}
+    table, quoted = "", ""
+    for number, line in enumerate(text.splitlines(), 1):
+        if quoted:  # inside a string of several lines
+            quoted = "" if quoted in line else quoted
+            continue
+        if match := _TABLE_LINE.match(line):
+            table = match[2]
+            if match[1] == "[[":
+                counts[table] = counts.get(table, -1) + 1
+                found.setdefault(table, number)
+                table = f"{table}[{counts[table]}]"
+            found.setdefault(table, number)
+        elif match := _KEY_LINE.match(line):
+            key = re.sub(r"[\"' ]", "", match[1])
+            found.setdefault(f"{table}.{key}" if table else key, number)
+        quoted = next((mark for mark in ('"""', "'''") if line.count(mark) % 2), "")
+    return found
+
+
+def line_of(where: str, lines: Mapping[str, int]) -> int | None:
+    """The line of `where`, or of the table it belongs in; None where the file has neither."""
+    while where:
+        if where in lines:
+            return lines[where]
+        where = where.rpartition(".")[0] if "." in where else where.partition("[")[0] if "[" in where else ""
+    return None
+
+
+# ---- the other configurations -----------------------------------------------------------------------
+
+_TYPES: Final[dict[str, type | tuple[type, ...]]] = {
+    "text": str, "integer": int, "number": (int, float), "true or false": bool, "list of texts": list,
+    "table": dict,
+}  # fmt: skip
+
+
+def check_flat(document: Mapping[str, object], every: Sequence[Setting]) -> list[Problem]:
+    """What of a parsed TOML `document` is not as `every` setting says: unknown names, types, ranges."""
+    tables: dict[str, dict[str, Setting]] = {}
+    for one in every:
+        table, _, key = one.name.partition(".")
+        tables.setdefault(table, {})[key] = one
+    problems: list[Problem] = []
+    for table, value in document.items():
+        if table not in tables:
+            problems.append(Problem(table, f"[{table:.80}] is not known{_near(table, list(tables))}"))
+        elif not isinstance(value, dict):
+            problems.append(Problem(table, f"[{table}] is not a table"))
+        else:
+            for key, one in value.items():
+                if key not in tables[table]:
+                    text = f"[{table}] does not know {key:.80}{_near(key, list(tables[table]))}"
+                    problems.append(Problem(f"{table}.{key}", text))
+                elif told := _wrong(one, tables[table][key]):
+                    problems.append(Problem(f"{table}.{key}", f"[{table}] {key} {told}"))
+    return problems
+
+
+def _near(name: str, names: Sequence[str]) -> str:
+    near = get_close_matches(name, names, 1)
+    return f" (did you mean {near[0]}?)" if near else f"; there are {', '.join(names)}"
+
+
+def _wrong(value: object, setting: Setting) -> str:
+    """What is wrong with a value, in words that follow its name; "" for nothing."""
+    wanted = f" from {setting.allowed.replace(' ..', ' to')}" if setting.high < math.inf else ""
+    unit = f" {setting.unit}" if setting.unit else ""
+    if not isinstance(value, _TYPES[setting.type]) or (
+        isinstance(value, bool) and setting.type != "true or false"
+    ):
+        return f"must be {setting.type}{wanted}{unit}, not {value!r:.80}"
+    if isinstance(value, (int, float)) and not setting.low <= value <= setting.high:
+        return f"is {value!r}; it must lie{wanted}{unit}"
+    for word in value if isinstance(value, list) else [value]:
+        if isinstance(value, list) and not isinstance(word, str):
+            return f"must be a list of texts, and holds {word!r:.80}"
+        if setting.words and isinstance(word, str) and word.lower() not in setting.words:
+            near = get_close_matches(word, setting.words, 1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            return f"is {word!r:.80}; it must be one of {', '.join(setting.words)}{hint}"
+    return ""
+
+
+def toml_value(value: object) -> str:
+    """A value as it stands in a file."""
+    if isinstance(value, list):
+        return "[" + ", ".join(toml_value(one) for one in value) + "]"
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{json.dumps(k)} = {toml_value(v)}" for k, v in value.items()) + " }"
+    return _toml(value)

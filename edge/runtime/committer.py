@@ -11,7 +11,7 @@ import asyncio
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, TypeVar
 
@@ -23,6 +23,7 @@ from edge.runtime.acceptance import Acceptance
 from edge.runtime.log import Log
 from edge.runtime.outbox import Outbox
 from edge.runtime.store import StoreDamaged
+from edge.sealer import Signer
 from firmware_bridge.timekeeper import Now
 from firmware_bridge.wire.stamp import NS, ClockKind
 
@@ -70,6 +71,7 @@ class Committer:
         self._disk = ThreadPoolExecutor(1, thread_name_prefix="outbox")
         self._committing = asyncio.Lock()
         """Held from taking a batch to knowing what became of it."""
+        self._working: set[asyncio.Task[bool]] = set()
         self._waiters: dict[int, asyncio.Future[int]] = {}
         """Facts in hand: seq -> who waits for its commit."""
         self._retry_at = 0.0
@@ -106,14 +108,50 @@ class Committer:
         except TimeoutError as error:
             raise FactsError(f"not accepted within {timeout_s:.0f} s: {self.store_state}") from error
         finally:
-            self._waiters.pop(seq, None)
+            self._waiters = {at: one for at, one in self._waiters.items() if one is not waiter}
+
+    def reconfigure(self, limits: EdgeLimits) -> None:
+        """Commit and seal by other intervals from now on."""
+        self._limits = limits
+
+    async def rekey(self, signer: Signer) -> bool:
+        """Accept and seal what is in hand under the old key, then go on in a new run under `signer`'s.
+
+        False when the store would not: the old run goes on, and nothing is lost.
+        """
+
+        async def work() -> bool:
+            async with self._committing:
+                if not await self._try(self.intake.take(), flush=True, clean=False):
+                    return False
+                try:
+                    await self.in_store(self.outbox.rekey, signer, self._trusted_wall_ns(self._now()))
+                except StoreError as error:
+                    self.failed(error)
+                    return False
+                self._renumber()
+            self.wake.set()
+            return True
+
+        return await self._whole(work())
+
+    def _renumber(self) -> None:
+        """What came while the new run was begun on disk gets its numbers there."""
+        now = self._now()
+        moved = self.intake.restart(self.outbox.run, self._begin_run(now, self.outbox.opening))
+        if self.outbox.high_water is not None:
+            self.outbox.high_water.begin(self.outbox.run)
+            self.outbox.high_water.given_out(self.intake.next_seq, now.mono_ns)
+        self._waiters = {moved[seq]: waiter for seq, waiter in self._waiters.items() if seq in moved}
+        if self._pending_since is None:
+            self._pending_since = time.monotonic()
 
     def fault(self, task: str, error: BaseException) -> None:
         """Count and say an error that is survived."""
         self.faults[task] += 1
         frames = traceback.extract_tb(error.__traceback__)
         where = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else ""
-        self._log.say(f"fault_{task}", level="error", error=f"{type(error).__name__}: {error}", where=where)
+        self._log.say("fault", task=task, error=f"{type(error).__name__}: {error}", where=where)
 
     def due(self, now_ns: int) -> tuple[bool, bool]:
         """(commit now, and seal everything): by the Clock, or by real time where the Clock is slow."""
@@ -141,8 +179,23 @@ class Committer:
 
     async def commit(self, *, flush: bool = False, clean: bool = False) -> bool:
         """Accept what is in hand. False when the store would not; everything then waits for the next time."""
-        async with self._committing:
-            return await self._try(self.intake.take(), flush=flush, clean=clean)
+
+        async def work() -> bool:
+            async with self._committing:
+                return await self._try(self.intake.take(), flush=flush, clean=clean)
+
+        return await self._whole(work())
+
+    async def _whole(self, work: Coroutine[Any, Any, bool]) -> bool:
+        """Run `work` to its end, also where who waits for it gives up or is cancelled.
+
+        The store's thread cannot be stopped: a commit that nobody settles would leave its batch in flight for
+        ever, and nothing could be accepted after it.
+        """
+        task = asyncio.create_task(work)
+        self._working.add(task)
+        task.add_done_callback(self._working.discard)
+        return await asyncio.shield(task)
 
     async def _try(self, batch: Batch, *, flush: bool, clean: bool, alarms_only: bool = False) -> bool:
         now = self._now()

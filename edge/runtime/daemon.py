@@ -1,7 +1,8 @@
 """`holdfast edge` and `holdfast roadside`: ports -> pipeline -> outbox, and facts.sock beside it.
 
 Tasks, all in one event loop: one a port, a ticker, a committer, the server of facts.sock, and LoRaWAN
-where it is configured. The disk is touched in one worker thread only (committer.py). Network: none.
+where it is configured. The disk is touched in one worker thread only (committer.py). Network: none. SIGHUP
+reads the configuration and the event key again (reload.py).
 """
 
 from __future__ import annotations
@@ -11,13 +12,13 @@ import contextlib
 import json
 import signal
 import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from edge import facts, status
-from edge.config import Config
+from edge.config import Config, Port
 from edge.errors import ConfigError, ReceiptError, StoreError
 from edge.facts import FactIn, FactsError, Fields, ReceiptIn, Request, SealIn
 from edge.intake import Draft
@@ -29,6 +30,8 @@ from edge.runtime.log import Log
 from edge.runtime.notify import Notify, Pulses
 from edge.runtime.outbox import Outbox
 from edge.runtime.process import rss_mb
+from edge.runtime.reload import Fresh, read
+from edge.sealer import Signer
 from edge.trust import Trust
 from firmware_bridge.reading import Reading, Refusal
 from firmware_bridge.runtime.clock import Clock
@@ -38,6 +41,8 @@ from firmware_bridge.wire.stamp import NS, TimeSource
 
 TICK_S: Final = 0.05
 """Real time between looks at the clock: an alarm waits at most so long for its commit."""
+LORA: Final = ""
+"""Its place among the sources; no port has an empty name."""
 READY_S: Final = 3.0
 """Ports that were not even tried after this long do not hold up "ready"."""
 PORT_BUDGET_S: Final = 15.0
@@ -45,6 +50,8 @@ PORT_BUDGET_S: Final = 15.0
 longer hangs (a driver that never answers), and only a restart frees the port."""
 FACT_S: Final = 10.0
 """Longest that a fact waits for its commit; then its giver is told, and it may still be accepted."""
+KEY_RETRY_S: Final = 10.0
+"""A new event key that the store would not take is tried again after this long."""
 AGE_EVERY_NS: Final = 3600 * NS
 """Age is a matter of days; looking each hour is enough."""
 
@@ -52,7 +59,18 @@ AGE_EVERY_NS: Final = 3600 * NS
 class Daemon:
     """One node."""
 
-    def __init__(self, config: Config, clock: Clock, pipeline: Pipeline, outbox: Outbox, log: Log) -> None:
+    def __init__(
+        self,
+        config: Config,
+        clock: Clock,
+        pipeline: Pipeline,
+        outbox: Outbox,
+        log: Log,
+        *,
+        path: Path | None = None,
+        signer: Signer | None = None,
+    ) -> None:
+        """`path` and `signer` are what a reload reads and compares with; without them there is none."""
         self.committer = Committer(
             outbox,
             config.edge,
@@ -71,6 +89,15 @@ class Daemon:
         self._pulses = Pulses()
         self._late: list[str] = []
         self._stop = asyncio.Event()
+        self._path = path
+        self._signer = signer
+        self._asked = asyncio.Event()
+        """A reload is wanted."""
+        self._group: asyncio.TaskGroup | None = None
+        self._sources: dict[str, asyncio.Task[None]] = {}
+        """What is read: a task for each port by its name, and LoRaWAN."""
+        self._reload_told: dict[str, object] | None = None
+        self._reloads_done = 0
         self._receipts = 0
         self._receipt_ns: int | None = None
         self._aged_ns: int | None = None
@@ -179,7 +206,16 @@ class Daemon:
             last_receipt_ns=self._receipt_ns,
         )
         names = {"tenant": node.tenant, "device": node.device, "kind": node.kind}
-        return status.as_json(names, self._pipeline, work, round(self._config.edge.commit_interval_s * 1000))
+        stamp = self._pipeline.timekeeper.stamp(self.now())
+        told = {
+            "config": {"file": str(self._path or ""), "sha256": self._config.hash.hex()},
+            "event_key": "" if self._signer is None else self._signer.kid.hex(),
+            "reload": self._reload_told,
+            "port_config": status.ports_of(self._config),
+            "time": {"source": stamp.source.name.lower(), "uncertainty_ms": stamp.uncertainty_ms},
+        }
+        window_ms = round(self._config.edge.commit_interval_s * 1000)
+        return status.as_json(names, self._pipeline, work, window_ms, told)
 
     # ---- tasks ---------------------------------------------------------------------------------
 
@@ -246,37 +282,116 @@ class Daemon:
                 self.committer.fault(task, error)
             await asyncio.sleep(RETRY_S)
 
-    def _tasks(self, group: asyncio.TaskGroup, server: FactsServer) -> list[asyncio.Task[None]]:
-        def port_task(name: str, path: str, baud: int) -> Coroutine[Any, Any, None]:
-            link = self._pipeline.links[name]
-            now = partial(self._seen, name)
-            return self._guard(f"port_{name}", lambda: run_port(path, baud, link, now, self.deliver))
+    def _start_port(self, port: Port) -> None:
+        assert self._group is not None
+        link, now = self._pipeline.links[port.name], partial(self._seen, port.name)
+        work = self._guard(
+            f"port_{port.name}", lambda: run_port(port.path, port.baud, link, now, self.deliver)
+        )
+        self._sources[port.name] = self._group.create_task(work)
 
-        sources = [port_task(port.name, port.path, port.baud) for port in self._config.ports]
-        if self._config.chirpstack is not None:
-            from edge.runtime import chirpstack  # only nodes that have one pay for the MQTT client
+    def _start_lora(self) -> None:
+        if self._config.chirpstack is None:
+            return
+        from edge.runtime import chirpstack  # only nodes that have one pay for the MQTT client
 
-            sources.append(self._guard("chirpstack", lambda: chirpstack.run(self._config, self.deliver)))
-        sources += [
-            self._guard("facts", server.serve),
-            self._guard("tick", self._tick),
-            self._guard("commit", self._commits),
-        ]
-        return [group.create_task(source) for source in sources]
+        assert self._group is not None
+        work = self._guard("chirpstack", lambda: chirpstack.run(self._config, self.deliver))
+        self._sources[LORA] = self._group.create_task(work)
 
-    async def run(self) -> int:
-        """Work until SIGTERM or SIGINT; the exit code."""
+    async def _end_sources(self, names: Iterable[str]) -> None:
+        ended = [self._sources.pop(name) for name in names if name in self._sources]
+        for task in ended:
+            task.cancel()
+        await asyncio.gather(*ended, return_exceptions=True)
+
+    # ---- reload --------------------------------------------------------------------------------
+
+    async def _reloads(self) -> None:
+        while True:
+            await self._asked.wait()
+            self._asked.clear()
+            self._notify.reloading()
+            try:
+                await self._reload()
+            finally:
+                self._notify.tell("READY=1")
+
+    async def _reload(self) -> None:
+        """Take what can be taken; whatever is wrong is said, and the node works on as it did."""
+        if self._path is None or self._signer is None:
+            return
+        try:
+            fresh = await asyncio.to_thread(read, self._path, self._config, self._signer)
+        except ConfigError as error:
+            self._log.say("reload_refused", error=str(error))
+            self._tell_reload(False, f"refused, the old configuration stays: {error}")
+            return
+        await self._apply(fresh)
+        if fresh.key_error:
+            self._log.say("reload_refused", error=fresh.key_error)
+        self._log.say("reloaded", detail=fresh.words)
+        self._tell_reload(not fresh.key_error, fresh.words)
+        changed = fresh.taken or fresh.later or fresh.signer is not None
+        if changed and self._pipeline.facts.get("config", ("",))[0] != fresh.words:
+            self._add("reload", lambda: [self._pipeline.fact("config", fresh.words, self.now())])
+        if fresh.signer is not None:
+            await self._rekey(fresh.signer)
+
+    def _tell_reload(self, ok: bool, text: str) -> None:
+        self._reloads_done += 1
+        self._reload_told = {"count": self._reloads_done, "ok": ok, "text": text}
+
+    async def _apply(self, fresh: Fresh) -> None:
+        """Exchange what differs; the task and the link of a port that is the same are not touched."""
+        before, after = self._config, fresh.config
+        lora = before.chirpstack != after.chirpstack
+        await self._end_sources([port.name for port in before.ports if port not in after.ports])
+        if lora:
+            await self._end_sources([LORA])
+        self._pipeline.reconfigure(after)
+        self._config = after
+        for port in after.ports:
+            if port not in before.ports:
+                self._start_port(port)
+        if lora:
+            self._start_lora()
+        self.committer.reconfigure(after.edge)
+        self._outbox.reconfigure(after.outbox, seal_interval_ns=round(after.edge.seal_interval_s * NS))
+        if before.edge.log_level != after.edge.log_level:
+            self._log.set_level(after.edge.log_level)
+
+    async def _rekey(self, signer: Signer) -> None:
+        if await self.committer.rekey(signer):
+            self._signer = signer
+            return
+        self._tell_reload(False, f"the new event key waits for the store: {self.committer.store_state}")
+        asyncio.get_running_loop().call_later(KEY_RETRY_S, self._asked.set)
+
+    async def run(self, asked: Sequence[int] = ()) -> int:
+        """Work until SIGTERM or SIGINT; the exit code. `asked` holds SIGHUPs that came before we listened."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
+        loop.add_signal_handler(signal.SIGHUP, self._asked.set)
+        if asked:
+            self._asked.set()
         server = FactsServer(Path(self._config.path("facts.sock")), self.handle, self._log)
         await self.begin()
         async with asyncio.TaskGroup() as group:
-            tasks = self._tasks(group, server)
-            ready = group.create_task(self._ready(server))
+            self._group = group
+            for port in self._config.ports:
+                self._start_port(port)
+            self._start_lora()
+            works = (("facts", server.serve), ("tick", self._tick), ("commit", self._commits))
+            tasks = [group.create_task(self._guard(name, work)) for name, work in works]
+            tasks.append(group.create_task(self._ready(server)))
+            reloads = group.create_task(self._guard("reload", self._reloads))
             await self._stop.wait()
             self._notify.tell("STOPPING=1")
-            for task in (*tasks, ready):
+            reloads.cancel()
+            await asyncio.wait((reloads,))  # it may have begun a source a moment ago
+            for task in (*tasks, *self._sources.values()):
                 task.cancel()
         await self._end(server)
         return 0

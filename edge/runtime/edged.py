@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import signal
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Final
@@ -86,7 +87,10 @@ def run(config_path: Path, kind: str) -> int:
     except PermissionError as error:
         return fail(EXIT_PERMISSION, str(error))
     os.umask(0o077)
-    log = Log(config.edge.log_level)
+    asked: list[int] = []
+    # Until the daemon listens: a reload that comes with the start must neither end it nor be forgotten.
+    signal.signal(signal.SIGHUP, lambda number, _frame: asked.append(number))
+    log = Log.of_process(config.edge.log_level, tenant=config.node.tenant, device=config.node.device)
     try:
         with only_one(folder):
             kid = cose.key_id(key.public_key())
@@ -94,7 +98,8 @@ def run(config_path: Path, kind: str) -> int:
             interval_ns = round(config.edge.seal_interval_s * NS)
             outbox = Outbox(folder, signer, config.outbox, seal_interval_ns=interval_ns, say=log.say)
             pipeline = Pipeline(config, make_detector(config), software=software_version())
-            return asyncio.run(Daemon(config, clock, pipeline, outbox, log).run())
+            daemon = Daemon(config, clock, pipeline, outbox, log, path=config_path, signer=signer)
+            return asyncio.run(daemon.run(asked))
     except Busy as error:
         return fail(EXIT_BUSY, str(error))
     except OSError as error:

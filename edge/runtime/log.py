@@ -1,47 +1,40 @@
-"""Log lines of the edge: one JSON object a line on stderr, each kind at a bounded rate."""
+"""The edge's own way into the journal: one call a line, each kind at a bounded rate."""
 
 from __future__ import annotations
 
-import json
-import sys
-import time
-from typing import Final, TextIO
+from typing import TextIO
 
-LEVELS: Final = ("debug", "info", "warning", "error")
-BURST: Final = 5
-"""Lines of one kind in one window; a broken disk fails at each commit and must not fill the journal."""
-WINDOW_S: Final = 30.0
-MAX_LINE: Final = 2000
-"""Characters of one line."""
+from edge.runtime.kinds import EDGE_KINDS
+from firmware_bridge.logline import Kind
+from firmware_bridge.runtime.journal import Format, Journal, open_journal, set_level
+
+IDENTIFIER = "holdfast-edge"
 
 
 class Log:
-    """Writes what happened; never raises."""
+    """Writes what happened; never raises for the disk or the journal."""
 
-    def __init__(self, level: str = "info", stream: TextIO | None = None) -> None:
-        self._least = LEVELS.index(level)
-        self._stream = stream if stream is not None else sys.stderr
-        self._windows: dict[str, tuple[float, int]] = {}
+    def __init__(
+        self, level: str = "info", stream: TextIO | None = None, *, form: Format | None = None
+    ) -> None:
+        """On `stream`, stderr unless given. A daemon uses `of_process`."""
+        self.journal = Journal(IDENTIFIER, level, stream, form=form)
 
-    def say(self, kind: str, *, level: str = "info", **fields: object) -> None:
-        """One line `{"time", "level", "kind", ...}`; after BURST in WINDOW_S only how many were left out."""
-        if LEVELS.index(level) < self._least:
-            return
-        now = time.monotonic()
-        since, count = self._windows.get(kind, (now, 0))
-        if now - since >= WINDOW_S:
-            if count > BURST:
-                fields = {**fields, "left_out": count - BURST}
-            since, count = now, 0
-        self._windows[kind] = (since, count + 1)
-        if count >= BURST:
-            return
-        at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        line = json.dumps(
-            {"time": at, "level": level, "kind": kind, **fields}, ensure_ascii=True, default=str
-        )
-        try:
-            self._stream.write(line[:MAX_LINE] + "\n")
-            self._stream.flush()
-        except (OSError, ValueError):
-            pass  # stderr is gone or its disk is full: the daemon goes on
+    @classmethod
+    def of_process(cls, level: str, identifier: str = IDENTIFIER, **common: object) -> Log:
+        """The log of this process, which takes what libraries say too; `common` are fields of every line."""
+        log = cls.__new__(cls)
+        log.journal = open_journal(identifier, level, **common)
+        return log
+
+    def set_level(self, level: str) -> None:
+        """Write from `level` up from now on."""
+        set_level(level)
+        self.journal.set_level(level)
+
+    def say(self, kind: str, *, level: str | None = None, **fields: object) -> None:
+        """One line of a kind of `kinds.EDGE_KINDS`; fields as in `firmware_bridge.logline.FIELDS`.
+
+        A kind that is not in the table is said too, by its name: a log must not end the node.
+        """
+        self.journal.say(EDGE_KINDS.get(kind) or Kind(kind, level or "warning", kind), fields, level=level)

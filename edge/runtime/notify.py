@@ -30,6 +30,10 @@ class Notify:
         except OSError:
             pass  # nobody to tell
 
+    def reloading(self) -> None:
+        """A reload has begun; READY=1 ends it. The time is what Type=notify-reload (systemd 253) asks for."""
+        self.tell(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+
 
 class Pulses:
     """When each task that must not hang was last seen to run, in real time."""

@@ -122,7 +122,7 @@ class Outbox:
             raise StoreError(f"the damaged outbox cannot be set aside: {error}") from error
         self.set_aside += 1
         self.opening = f"store was damaged and set aside as {aside.name}"
-        self._say("store_damaged", level="error", why=why, set_aside=aside.name)
+        self._say("store_damaged", level="error", detail=why, set_aside=aside.name)
         rows = salvage(aside)
         if rows:
             try:
@@ -142,6 +142,35 @@ class Outbox:
         self.run = secrets.token_bytes(RUN_BYTES)
         if self.high_water:
             self.high_water.begin(self.run)
+
+    # ---- changes while it works ----------------------------------------------------------------
+
+    def reconfigure(self, limits: OutboxLimits, *, seal_interval_ns: int) -> None:
+        """Work under other limits from the next commit on."""
+        self._limits, self._seal_interval_ns = limits, seal_interval_ns
+        if self._store is not None:
+            self._store.seal_interval_ns = seal_interval_ns
+
+    def rekey(self, signer: Signer, wall_ns: int) -> None:
+        """End the present run under its key, and begin another under the key of `signer`.
+
+        One transaction: its segment 0 names the last one sealed. Raises StoreError; then the old run goes
+        on. Numbers given out and not committed must be given out anew.
+        """
+        store = self.ensure(wall_ns)
+        run = secrets.token_bytes(RUN_BYTES)
+        try:
+            store.begin_run(run, reason=self.opening, lost=(), wall_ns=wall_ns)
+        except (StoreDamaged, StoreFull):
+            raise
+        except StoreError:
+            self._reopen()
+            raise
+        store.signer = self._signer = signer
+        self.run = run
+        self.opening = f"new event key {signer.kid.hex()}"
+        if store.state is not None and isinstance(before := store.state.previous, Previous):
+            self.opening += f"; continues run {before.run.hex()} after segment {before.number}"
 
     # ---- work ----------------------------------------------------------------------------------
 
@@ -178,7 +207,7 @@ class Outbox:
                 self._thin(store, None)
             self._make_reserve()
         except StoreDamaged as error:
-            self._say("store_damaged", level="error", why=str(error))
+            self._say("store_damaged", level="error", detail=str(error))
         except StoreError as error:
             self._say("upkeep_failed", level="warning", error=str(error))
 

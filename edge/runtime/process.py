@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from edge.errors import EdgeError
+from edge.runtime.log import Log
 
 
 class Busy(EdgeError):
@@ -41,6 +40,6 @@ def rss_mb() -> float:
 
 
 def fail(code: int, text: str) -> int:
-    """Say on stderr why the daemon does not start; the exit code."""
-    print(json.dumps({"level": "error", "kind": "not_started", "error": text}), file=sys.stderr, flush=True)
+    """Say in the log why the daemon does not start; the exit code."""
+    Log().say("not_started", error=text)
     return code

@@ -137,8 +137,8 @@ class Store:
         cannot be used now.
         """
         self._folder = path.parent
-        self._signer = signer
-        self._seal_interval_ns = seal_interval_ns
+        self.signer = signer
+        self.seal_interval_ns = seal_interval_ns
         self.state: ChainState | None = None
         """None until the first run of this store has begun."""
         self.next_seq = 0
@@ -244,7 +244,7 @@ class Store:
         state, rows = self.state, list[Row]()
         if state is not None and self.unsealed:
             groups, _ = plan(self.unsealed, (), now_ns=0, seal_interval_ns=0, flush=True)
-            state, rows, left = self._signer.seal(state, groups, self.waiting)
+            state, rows, left = self.signer.seal(state, groups, self.waiting)
         else:
             left = list(self.waiting)
         left = merge([*left, *lost])
@@ -268,10 +268,10 @@ class Store:
         if self.state is None:
             raise StoreError("no run has begun")
         groups, rest = plan(
-            self.unsealed, batch.items, now_ns=now_ns, seal_interval_ns=self._seal_interval_ns, flush=flush
+            self.unsealed, batch.items, now_ns=now_ns, seal_interval_ns=self.seal_interval_ns, flush=flush
         )
         waiting = merge([*self.waiting, *batch.lost])
-        state, rows, left = self._signer.seal(self.state, groups, waiting)
+        state, rows, left = self.signer.seal(self.state, groups, waiting)
         next_seq = max(
             [
                 self.next_seq,

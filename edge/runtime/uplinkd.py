@@ -27,14 +27,16 @@ from edge.errors import ConfigError, EdgeError, ReceiptError, StoreError
 from edge.receipt import verify_receipt
 from edge.reconnect import Reconnects
 from edge.runtime import facts_client
-from edge.runtime.jsonlog import log_json_lines
+from edge.runtime.kinds import uplink_say as say
 from edge.runtime.load import load_config
 from edge.runtime.mqtt_client import Client, explained
 from edge.runtime.mqtt_tls import client_context
 from edge.runtime.notify import Notify
 from edge.runtime.outbox_reader import OutboxReader
+from edge.runtime.uplink_state import EVERY_S, UplinkState
 from edge.trust import Trust
 from edge.uplink import Row, Window
+from firmware_bridge.runtime import journal
 from provisioning.identity import Identity
 
 EXIT_OK, EXIT_CONFIG = 0, 2
@@ -53,39 +55,19 @@ STOP_S: Final = 3.0
 MAX_RECEIPTS: Final = 256
 """Receipts kept for an edge that is away; then only alarms are sent. Memory stays bounded: the edge, which is
 away, makes no more of them."""
-LOG_EVERY_S: Final = 60.0
-"""The same trouble is logged no more often."""
 REPORT_EVERY_S: Final = 300.0
 """Facts to the edge: each becomes a signed event, so only when something is wrong or right again."""
-_log = logging.getLogger("holdfast.uplink")
 
 
 class ConnectionEnded(Exception):
     """The broker did what ends a connection, and says so here."""
 
 
-class Quiet:
-    """Logs a repeated line once a minute, with how often it was meant."""
-
-    def __init__(self) -> None:
-        self._at: dict[str, float] = {}
-        self._count: dict[str, int] = {}
-
-    def warning(self, key: str, text: str) -> None:
-        """Log `text`, unless something under `key` was logged within the last minute."""
-        now = time.monotonic()
-        self._count[key] = self._count.get(key, 0) + 1
-        if now - self._at.get(key, -math.inf) >= LOG_EVERY_S:
-            _log.warning("%s (%d times since it was last said)", text, self._count[key])
-            self._at[key], self._count[key] = now, 0
-
-
 class Receipts:
     """Receipts on their way to the edge. They stay in memory until the edge has answered for them."""
 
-    def __init__(self, socket: Path, quiet: Quiet) -> None:
+    def __init__(self, socket: Path) -> None:
         self._socket = socket
-        self._quiet = quiet
         self._waiting: dict[bytes, None] = {}
         self._news = asyncio.Event()
         self.delivered = 0
@@ -110,7 +92,7 @@ class Receipts:
                     await facts_client.call_async(self._socket, "receipt", {1: data})
                 except EdgeError as error:
                     failures += 1
-                    self._quiet.warning("facts", f"{len(self)} receipts wait for the edge: {error}")
+                    say("edge_away", receipts=len(self), error=error)
                     self._waiting[data] = self._waiting.pop(
                         data
                     )  # one that is refused must not block the others
@@ -136,14 +118,14 @@ class Uplink:
         self.trust = trust
         self.window = window or Window()
         self.reconnects = Reconnects()
-        self.quiet = Quiet()
         self.outbox = OutboxReader(Path(config.path("outbox.db")))
-        self.receipts = Receipts(Path(config.path("facts.sock")), self.quiet)
+        self.receipts = Receipts(Path(config.path("facts.sock")))
         self.stop = asyncio.Event()
         self.connected = False
         self.hanging = False
         """`stop` left a thread behind that waits for the network; see `_main`."""
         self.sent = 0
+        self.connects = 0
         self._rng = rng or random.Random()
         self._wake = asyncio.Event()
         self._listed = 0
@@ -152,7 +134,8 @@ class Uplink:
 
     async def run(self) -> None:
         """Connect, drain, and connect again, until `stop` is set."""
-        helpers = [asyncio.create_task(self.receipts.deliver()), asyncio.create_task(self._report())]
+        works = (self.receipts.deliver(), self._report(), self._state())
+        helpers = [asyncio.create_task(work) for work in works]
         try:
             while not self.stop.is_set():
                 delay = await self._attempt()
@@ -216,18 +199,14 @@ class Uplink:
         self.connected = False
         if began is None:
             broker = f"{self.server.host}:{self.server.port}"
-            self.quiet.warning("away", f"no connection to {broker}: {explained(error)}")
+            say("uplink_away", broker=broker, error=explained(error))
             return self.reconnects.refused(jitter)
         blamed = self.window.disconnected(now, jitter)
         delay = self.reconnects.ended(now - began, jitter, blamed=blamed, ours=ours)
         if self.reconnects.conflict:
-            self.quiet.warning(
-                "conflict",
-                f"another client uses this identity ({self.identity.urn}): the broker ends each connection "
-                "though it can be reached; connecting once a minute. Look for a copied card",
-            )
+            say("uplink_conflict", client=self.identity.urn)
         else:
-            self.quiet.warning("lost", f"connection ended after {now - began:.1f} s: {explained(error)}")
+            say("uplink_lost", spent_ms=round((now - began) * 1000), error=explained(error))
         return delay
 
     async def _session(self, client: Client) -> None:
@@ -253,7 +232,8 @@ class Uplink:
                 f"the broker refuses to let us hear receipts on {topic}; check its access rules"
             )
         self.connected = True
-        _log.info("connected to %s:%d", self.server.host, self.server.port)
+        self.connects += 1
+        say("uplink_connected", broker=f"{self.server.host}:{self.server.port}")
 
     async def _listen(self, client: Client) -> None:
         async for message in client.messages:
@@ -265,7 +245,7 @@ class Uplink:
                     data, self.trust, tenant=self.identity.tenant, device=self.identity.device
                 )
             except ReceiptError as error:
-                self.quiet.warning("receipt", f"a receipt is not believed: {error}")
+                say("uplink_receipt_refused", error=error)
                 continue
             self.window.receipted([item.hash for item in receipt.items], time.monotonic())
             self.receipts.add(data)
@@ -281,7 +261,7 @@ class Uplink:
                 self._look()
                 self._fill(client)
             except StoreError as error:
-                self.quiet.warning("outbox", str(error))
+                say("outbox_unreadable", error=error)
             if self.window.stalled_s(time.monotonic()) > STALL_S:
                 raise ConnectionEnded(f"no PUBACK for {STALL_S:.0f} s")
             await _within(self._wake.wait(), POLL_S)
@@ -327,6 +307,22 @@ class Uplink:
             texts.insert(0, "another client uses this identity")
         return "; ".join(texts)
 
+    def state(self, *, ended: bool = False) -> UplinkState:
+        """What uplink.json says of us now."""
+        troubles = len(self.window.troubles()) + self.reconnects.conflict
+        return UplinkState(self.connected, self.connects, self.sent, self.receipts.delivered, troubles, ended)
+
+    async def _state(self) -> None:
+        """Write uplink.json when the connection or the troubles changed, and once a minute."""
+        folder, told, told_s = Path(self.config.state_dir), self.state(), -math.inf
+        while True:
+            now, at_s = self.state(), time.monotonic()
+            changed = (now.connected, now.troubles) != (told.connected, told.troubles)
+            if changed or at_s - told_s >= EVERY_S:
+                told, told_s = now, at_s
+                await asyncio.to_thread(now.write, folder)
+            await asyncio.sleep(1.0)
+
     async def _report(self) -> None:
         """Tell the edge, as a fact, when something is wrong or right again."""
         told = ""
@@ -335,14 +331,17 @@ class Uplink:
             if text == told:
                 await asyncio.sleep(1.0)
                 continue
-            _log.warning("%s", text or "what was wrong is over")
+            if text:
+                say("uplink_trouble", detail=text)
+            else:
+                say("uplink_well")
             try:
                 await facts_client.call_async(
                     Path(self.config.path("facts.sock")), "fact", {1: "uplink", 2: text or "all well again"}
                 )
                 told = text
             except EdgeError as error:
-                self.quiet.warning("facts", f"the edge does not take facts: {error}")
+                say("edge_away", receipts=len(self.receipts), error=error)
             await asyncio.sleep(REPORT_EVERY_S)
 
 
@@ -372,16 +371,17 @@ def run(config_path: Path) -> int:
 
     Prints `{"ready": true}` before the first connect, because being ready needs no network.
     """
-    log_json_lines()
+    journal.open_journal("holdfast-uplink")
     try:
         config = load_config(config_path)
-        logging.getLogger().setLevel(config.edge.log_level.upper())
+        journal.set_level(config.edge.log_level)
+        journal.about(tenant=config.node.tenant, device=config.node.device)
         logging.getLogger("mqtt").setLevel(logging.CRITICAL)  # aiomqtt repeats what is raised
         trust = load_trust(config)
         client_context(Path(config.path("keys")), None)
         return asyncio.run(_main(config, trust))
     except EdgeError as error:
-        _log.error("%s", error)
+        say("uplink_not_started", error=error)
         return EXIT_CONFIG
 
 
@@ -402,9 +402,8 @@ async def _main(config: Config, trust: Trust) -> int:
     await uplink.run()
     living.cancel()
     notify.tell("STOPPING=1")
-    _log.info(
-        "stopped: %d segments sent, %d receipts brought to the edge", uplink.sent, uplink.receipts.delivered
-    )
+    uplink.state(ended=True).write(Path(config.state_dir))
+    say("uplink_stopped", segments=uplink.sent, receipts=uplink.receipts.delivered)
     if uplink.hanging:
         os._exit(EXIT_OK)  # the loop's end would wait for that thread; nothing here is left to be written
     return EXIT_OK
