@@ -1,0 +1,1 @@
+"""What the models package does to the world: files, tables, pictures, processes."""
