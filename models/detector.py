@@ -6,7 +6,7 @@ the summaries, so memory does not grow and a reading costs the same on the first
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from firmware_bridge.reading import (
@@ -65,6 +65,11 @@ class Detector:
     def estimated(self) -> int:
         """Dead-reckoned fixes seen; none of them moved the vehicle."""
         return self._scene.track.estimated
+
+    def configured(self, ports: Collection[str], *, expects_board: bool) -> None:
+        """The node's ports are now these: one that was taken away on purpose is not silent."""
+        self._scene.ports.keep(ports)
+        self._expects_board = expects_board
 
     def open_incidents(self) -> list[Verdict]:
         """The last verdict on each open incident, oldest incident first."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final
 
@@ -51,6 +52,10 @@ class Ports:
             port = self._ports[name] = Port(name, watch_s, now)
         faulty = condition in (PortCondition.ABSENT, PortCondition.NO_SENTENCE)
         port.fault = condition if faulty else None
+
+    def keep(self, names: Collection[str]) -> None:
+        """Forget the ports that are not in `names`: they are not configured any more."""
+        self._ports = {name: port for name, port in self._ports.items() if name in names}
 
     def boards(self) -> list[Port]:
         """Ports at which a board has spoken."""
