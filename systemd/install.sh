@@ -23,8 +23,9 @@ fail() { echo "install: $*" >&2; exit 2; }
 case $PREFIX in /*[!A-Za-z0-9/._-]*|/|[!/]*|'') fail "PREFIX is '$PREFIX': an absolute path of letters, digits and . _ - is needed";; esac
 case $root in ''|/*) ;; *) fail "DESTDIR is '$DESTDIR': an absolute path is needed";; esac
 
-NODE="holdfast-edge.service holdfast-roadside.service holdfast-uplink.service holdfast-renew.service holdfast-renew.timer"
-CLOUD="holdfast-collector.service holdfast-serve.service holdfast-ca.service"
+NODE="holdfast-edge.service holdfast-roadside.service holdfast-uplink.service holdfast-metrics.service holdfast-renew.service holdfast-renew.timer"
+CLOUD="holdfast-collector.service holdfast-serve.service holdfast-ca.service holdfast-broker-renew.service
+    holdfast-broker-renew.timer holdfast-collector-renew.service holdfast-collector-renew.timer"
 case $ROLE in
 node)  parts=node; unit_files="$NODE"; examples="node.toml.example credentials.conf.example";;
 cloud) parts=cloud; unit_files="$CLOUD"; examples="collector.toml.example serve.toml.example";;
