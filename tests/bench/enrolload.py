@@ -17,8 +17,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+from rows import Row
 
 from provisioning import ca, est
 from provisioning.ca import Purpose
@@ -95,6 +98,15 @@ def measure(devices: int = DEVICES) -> tuple[float, float]:
             server.terminate()
             server.wait()
     return devices * 60 / cpu, devices * 60 / wall
+
+
+def enrolments(folder: Path, scale: float = 1.0) -> Iterator[Row]:
+    """The rows of bench.json."""
+    per_cpu, per_wall = measure(max(20, round(DEVICES * scale)))
+    yield Row(
+        "enrolments_per_core_minute", round(per_cpu), "1/min of one core", goal=">= 1000", met=per_cpu >= 1000
+    )
+    yield Row("enrolments_per_minute", round(per_wall), "1/min by the wall, clients on the same machine")
 
 
 if __name__ == "__main__":

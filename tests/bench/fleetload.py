@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -42,15 +43,37 @@ EVENTS: Final = 50
 BRANCHES: Final = ("North", "South", "East", "West", "Harbour", "华东")
 TENANTS: Final = ("fund", "bank", "lease", "pool")
 STORY: Final = "car-00000"
-"""A vehicle of the first tenant with a long record: its time line and its completeness are timed."""
+"""A vehicle of the first tenant with the longest record and an incident: its story is timed."""
 STORY_SEGMENTS: Final = 200
+HEARTBEAT_S: Final = 60
 
 
-def build(path: Path, vehicles: int = 10_000, events: int = 1_000_000, tenants: int = 2) -> None:
-    """Write a new store at `path`: `vehicles` of the first tenant, a tenth as many of each other one.
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """What a store says about time."""
 
-    `events` of the first tenant, in segments of EVENTS; the first vehicle has STORY_SEGMENTS of them.
+    now_ms: int
+    """Wall time of the newest events, ms."""
+    heartbeat_s: int
+    """After how long each heartbeat announces the next."""
+
+
+def build(
+    path: Path,
+    vehicles: int = 10_000,
+    events: int = 1_000_000,
+    tenants: int = 2,
+    *,
+    now_ms: int = NOW_MS,
+    heartbeat_s: int = HEARTBEAT_S,
+) -> None:
+    """Write a store at `path`: `vehicles` of the first tenant, a tenth as many of each other one.
+
+    `events` of the first tenant, in segments of EVENTS; the first vehicle has STORY_SEGMENTS of them (a fifth
+    of all where those are fewer) and an incident in the last. The newest are of `now_ms` (wall time, ms);
+    each heartbeat announces the next one after `heartbeat_s` seconds.
     """
+    made = Moment(now_ms, heartbeat_s)
     key = ec.generate_private_key(ec.SECP256R1())
     with Store(path) as store:
         db = store.db
@@ -60,19 +83,22 @@ def build(path: Path, vehicles: int = 10_000, events: int = 1_000_000, tenants: 
             projector.migrate(db)
         for number, tenant in enumerate(TENANTS[:tenants]):
             share = 1 if number == 0 else 10
-            _tenant(store, projector, tenant, max(1, vehicles // share), max(1, events // EVENTS // share))
+            size = max(1, vehicles // share), max(1, events // EVENTS // share)
+            _tenant(store, projector, tenant, *size, made)
         db.execute("ANALYZE")
 
 
-def _tenant(store: Store, projector: Projector, tenant: str, vehicles: int, segments: int) -> None:
-    first = min(STORY_SEGMENTS, segments)
+def _tenant(
+    store: Store, projector: Projector, tenant: str, vehicles: int, segments: int, at_time: Moment
+) -> None:
+    first = min(STORY_SEGMENTS, max(1, segments // 5))
     each, rest = divmod(segments - first, max(1, vehicles - 1))
     made = 0
     for at in range(0, vehicles, 500):
         with store.transaction() as db:
             for index in range(at, min(at + 500, vehicles)):
                 count = first if index == 0 else each + (index <= rest)
-                for sealed in _device(tenant, index, count):
+                for sealed in _device(tenant, index, count, at_time):
                     made += 1
                     _insert(db, projector, sealed, made)
                 branch = None if index % 17 == 0 else BRANCHES[index % len(BRANCHES)]
@@ -104,20 +130,22 @@ def _insert(db: sqlite3.Connection, projector: Projector, sealed: Sealed, number
         raise AssertionError("no title is bound here")
 
 
-def _device(tenant: str, index: int, count: int) -> Iterator[Sealed]:
+def _device(tenant: str, index: int, count: int, at_time: Moment) -> Iterator[Sealed]:
     """The last `count` segments of a vehicle: a minute each, some late, some lost, some with an incident."""
     device = f"car-{index:05d}"
     run = hashlib.sha256(f"{tenant}/{device}".encode()).digest()[:16]
     angle, far = index * 2.399963, math.sqrt(index + 1) * 0.02
     lat, lon = 55.0 + far * math.sin(angle), 3.0 + 1.7 * far * math.cos(angle)
     late_ms = 6 * 3_600_000 if index % 23 == 5 else 30_000
-    begin_ms = NOW_MS - late_ms - count * 60_000
+    begin_ms = at_time.now_ms - late_ms - count * 60_000
     previous: bytes | Previous | str = "first start"
     for number in range(count):
         if index % 41 == 7 and number == 1:
             continue
-        incident = Cause(1 + index // 10 % 5) if index % 10 == 3 and number == count - 1 else None
-        events = tuple(_events(number, begin_ms + number * 60_000, lat, lon, index, incident))
+        stolen = (index == 0 or index % 10 == 3) and number == count - 1
+        incident = Cause(1 + index // 10 % 5) if stolen else None
+        begun_ms = begin_ms + number * 60_000
+        events = tuple(_events(number, begun_ms, lat, lon, index, incident, at_time.heartbeat_s))
         segment = Segment(tenant, device, run, number, previous, ClockKind.LIVE, events)
         # Not signed: nobody verifies here, and 20,000 signatures take their time. The size is right.
         data = f"{tenant}/{device}/{number}".encode().ljust(EVENTS * 40, b".")
@@ -127,7 +155,7 @@ def _device(tenant: str, index: int, count: int) -> Iterator[Sealed]:
 
 
 def _events(
-    number: int, begin_ms: int, lat: float, lon: float, index: int, incident: Cause | None
+    number: int, begin_ms: int, lat: float, lon: float, index: int, incident: Cause | None, heartbeat_s: int
 ) -> Iterator[Event]:
     for step in range(EVENTS):
         seq = number * EVENTS + step
@@ -136,7 +164,7 @@ def _events(
         if step == 0:
             depth = 1500 if index % 37 == 2 else index % 4
             body = {
-                Key.NEXT_HEARTBEAT_S: 60, Key.OUTBOX_SEGMENTS: depth, Key.OUTBOX_BYTES: depth * 2000,
+                Key.NEXT_HEARTBEAT_S: heartbeat_s, Key.OUTBOX_SEGMENTS: depth, Key.OUTBOX_BYTES: depth * 2000,
                 Key.LOSS_WINDOW_MS: 5000, Key.SOFTWARE: "holdfast 1.0",
             }  # fmt: skip
             kind = Kind.HEARTBEAT
@@ -144,7 +172,7 @@ def _events(
             low = index % 29 == 4
             body = {
                 Sig.SUPPLY_VOLTAGE: 1150 if low else 1250, Sig.CASE_OPEN: 0, Sig.POWER_STATE: 2 if low else 0,
-                Key.NEXT_HEARTBEAT_S: 60,
+                Key.NEXT_HEARTBEAT_S: heartbeat_s,
             }  # fmt: skip
             kind = Kind.POWER
         elif step == EVENTS - 1 and incident is not None:
