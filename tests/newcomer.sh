@@ -101,24 +101,10 @@ quietly "apt-get update && apt-get install -y --no-install-recommends make git p
 run "make install ROLE=all"
 run "runuser -u holdfast-collector -- holdfast ca init /var/lib/holdfast-ca --tenant tenant-a --host localhost --broker-host localhost"
 run "runuser -u holdfast-collector -- holdfast ca collector /var/lib/holdfast-ca --out /var/lib/holdfast-collector"
-run "runuser -u holdfast-collector -- holdfast ca broker /var/lib/holdfast-ca --out /var/lib/holdfast-collector/broker"
-run "install -d -m 700 -o mosquitto /etc/mosquitto/holdfast"
-run "install -m 600 -o mosquitto -t /etc/mosquitto/holdfast /var/lib/holdfast-collector/broker/keys/*"
-cat >"$root/etc/mosquitto/conf.d/holdfast.conf" <<'EOF'
-per_listener_settings true
-listener 8883
-cafile /etc/mosquitto/holdfast/ca.crt
-certfile /etc/mosquitto/holdfast/tls.crt
-keyfile /etc/mosquitto/holdfast/tls.key
-require_certificate true
-use_identity_as_username true
-EOF
-if inside "holdfast provision broker --help" >/dev/null 2>&1; then
-    rm "$root/etc/mosquitto/conf.d/holdfast.conf"
-    run "holdfast provision broker --help"
-fi
+run "holdfast provision broker --ca /var/lib/holdfast-ca --out /etc/mosquitto/holdfast"
+run "ln -s /etc/mosquitto/holdfast/mosquitto.conf /etc/mosquitto/conf.d/holdfast.conf"
 run "systemctl restart mosquitto && systemctl is-active mosquitto"
-run "systemctl enable --now holdfast.target holdfast-collector holdfast-ca"
+run "systemctl enable --now holdfast.target holdfast-collector holdfast-ca holdfast-broker-renew.timer holdfast-collector-renew.timer"
 run "systemctl is-active holdfast-collector holdfast-ca"
 run "runuser -u holdfast-collector -- holdfast ca code /var/lib/holdfast-ca --device car-1" | tee "$home/code"
 label=$(sed -n 's/^label *//p' "$home/code")
@@ -133,12 +119,17 @@ for _ in $(seq 90); do # until the first receipt
     sleep 1
 done
 run "holdfast status --config /etc/holdfast/node.toml"
+run "holdfast doctor --config /etc/holdfast/node.toml || true" # it has no port yet, and says so
+run "systemctl reload holdfast-edge && systemctl is-active holdfast-edge"
+run "holdfast metrics node --config /etc/holdfast/node.toml --once | grep -v '^#' | head -12"
 run "runuser -u holdfast-collector -- holdfast log --config /var/lib/holdfast-collector/collector.toml"
 [ "${receipts:-0}" != 0 ] || { echo "newcomer: no receipt came"; exit 1; }
 run "install -m 600 -o holdfast-collector /etc/holdfast/serve.toml.example /var/lib/holdfast-collector/serve.toml"
 run "systemctl enable --now holdfast-serve && systemctl is-active holdfast-serve"
+run "journalctl -u holdfast-serve -o cat --no-pager | tail -8"
 run "systemctl start holdfast-renew && journalctl -u holdfast-renew -o cat --no-pager"
-run "systemctl list-timers holdfast-renew.timer --no-pager"
+run "systemctl start holdfast-broker-renew holdfast-collector-renew && journalctl -u holdfast-broker-renew -u holdfast-collector-renew -o cat --no-pager"
+run "systemctl list-timers 'holdfast-*.timer' --no-pager"
 run "systemctl stop holdfast.target"
 run "make uninstall"
 run "ls /etc/holdfast /var/lib/holdfast"

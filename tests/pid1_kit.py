@@ -177,6 +177,23 @@ class Pid1:
         """One property of a unit."""
         return self.systemctl("show", "-P", name, unit).stdout.strip()
 
+    def main_pid(self, unit: str) -> int:
+        """The unit's main process, as the host counts."""
+        inside = self.show(unit, "MainPID")
+        for status in Path("/proc").glob("[0-9]*/status"):
+            try:
+                text = status.read_text("ascii")
+            except OSError:
+                continue
+            spaces = next(line for line in text.splitlines() if line.startswith("NSpid")).split()[1:]
+            if len(spaces) > 1 and spaces[-1] == inside and self._mine(status.parent):
+                return int(status.parent.name)
+        raise AssertionError(self.said())
+
+    def _mine(self, process: Path) -> bool:
+        """Whether the process is in this machine's process namespace."""
+        return os.readlink(process / "ns/pid") == os.readlink(f"/proc/{self.pid}/ns/pid")
+
     def path(self, inside: str) -> Path:
         """A file of the machine, seen from outside."""
         return Path(f"/proc/{self.pid}/root{inside}")

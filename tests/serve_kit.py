@@ -26,6 +26,7 @@ from fastapi import FastAPI
 from starlette.testclient import TestClient
 
 from cloud_sync.access import ROLES, Principal
+from cloud_sync.runtime import fleet
 from cloud_sync.runtime.serve import accounts, sessions, tokens
 from cloud_sync.runtime.serve.accounts import NewAccount, Passwords
 from cloud_sync.runtime.serve.app import create_app, open_context
@@ -40,6 +41,8 @@ OTHER = "other"
 """The tenant whose things nobody of `fund` may ever see; its device has a name of its own."""
 PASSWORD = "four unrelated words"
 """Of every account of the kit."""
+PARTNERS = "partners"
+"""The branch of the kit's partner; no vehicle is of it until a test says so (`branch`)."""
 BASE = "http://127.0.0.1:8480"
 
 
@@ -77,6 +80,20 @@ class ServeKit:
         one = self.devices[device]
         self.take((device, one.seal([one.event(), one.incident(number), one.event()])))
         return f"{device}.{one.run.hex()}.{number}"
+
+    def branch(self, device: str, branch: str, tenant: str = TENANT) -> None:
+        """Put a vehicle into a branch."""
+        with self.context.stores.writing() as store, store.transaction() as db:
+            fleet.set_card(db, tenant, device, None, branch, None)
+
+    def confined(
+        self, name: str, branches: tuple[str, ...], role: str = "operator", manages: bool = True
+    ) -> TestClient:
+        """A browser of a new account of `fund` that is confined to branches, logged in; it manages."""
+        new = NewAccount(TENANT, name, role, manages, branches)
+        with self.context.db.transaction() as db:
+            self.accounts[TENANT, name] = accounts.add(db, new, self.context.real_ms())
+        return self.client(name)
 
     def principal(self, role: str = "operator", tenant: str = TENANT) -> Principal:
         """What the account of `role` may do."""
@@ -176,7 +193,8 @@ def make_serve_kit(
     with context.db.transaction() as db:
         for tenant in (TENANT, OTHER):
             for role in ROLES:
-                new = NewAccount(tenant, role, role, manages=role == "operator")
+                branches = (PARTNERS,) if role == "partner" else ()
+                new = NewAccount(tenant, role, role, role == "operator", branches)
                 made.accounts[tenant, role] = accounts.add(db, new, context.real_ms(), stored)
     return made
 

@@ -91,8 +91,9 @@ class Uplink:
         )
         with self.log.open("ab") as out:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", run, str(node.config)], stdout=subprocess.PIPE, stderr=out, text=True
-            )
+                [sys.executable, "-c", run, str(node.config)], stdout=subprocess.PIPE, stderr=out, text=True,
+                env={**os.environ, "HOLDFAST_LOG_FORMAT": "json"},
+            )  # fmt: skip
         RUNNING.append(self.process)
         ready(self.process)
 
@@ -494,7 +495,10 @@ def test_an_uplink_with_foreign_keys_says_what_to_do(tmp_path: Path, foreign: st
             "sys.exit(u.run(pathlib.Path(sys.argv[1])))"
         )
         argv = [sys.executable, "-c", code, str(toml)]
-        process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        environment = {**os.environ, "HOLDFAST_LOG_FORMAT": "json"}
+        process = subprocess.Popen(
+            argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+        )
         ready(process)
         assert process.stderr is not None
         line = json.loads(process.stderr.readline())["text"]

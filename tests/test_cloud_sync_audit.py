@@ -173,3 +173,44 @@ def test_the_bundle_of_the_vehicle_says_who_looked(desk: Desk, tmp_path: Path) -
     assert report.ok and report.titles == [
         "2026-12-01T04:40:00.000Z access: car-1, exact_position, li, operator, the whole track, case 7"
     ]
+
+
+def test_entries_by_what_an_auditor_asks_for(desk: Desk) -> None:
+    other = account("wang")
+    note(desk)
+    audit.note(
+        desk.store, other, audit.EVIDENCE_EXPORT, "car-2", "bundle", "case 8", desk.key, START_MS + 1000
+    )
+    with desk.store.transaction() as db:
+        audit.note_account(db, TENANT, "wang", "login", "", START_MS + 2000)
+
+    def found(**filters: Any) -> list[int]:
+        page = audit.rows(desk.store.db, CHEN, None, 50, now_ms=START_MS, **filters)
+        return [row["number"] for row in page["items"]]
+
+    assert found() == [3, 2, 1]
+    assert found(account="wang") == [3, 2] and found(account="wan") == []
+    assert found(action="login") == [3] and found(device="car-1") == [1]
+    assert found(from_ms=START_MS + 1000) == [3, 2] and found(to_ms=START_MS + 1000) == [1]
+    assert found(account="wang", device="car-2", from_ms=START_MS, to_ms=START_MS + 2000) == [2]
+    with pytest.raises(BadRequest, match="later"):
+        found(from_ms=2, to_ms=1)
+    cursor = audit.rows(desk.store.db, CHEN, None, 1, account="wang", now_ms=START_MS)["next"]
+    rest = audit.rows(desk.store.db, CHEN, cursor, 1, account="wang", now_ms=START_MS)
+    assert [row["number"] for row in rest["items"]] == [2]
+    with pytest.raises(BadCursor):
+        audit.rows(desk.store.db, CHEN, cursor, 1, now_ms=START_MS)
+
+
+def test_a_statement_that_no_checkpoint_covers_yet_says_so(desk: Desk) -> None:
+    note(desk)
+    with desk.store.transaction() as db:
+        audit.note_account(db, TENANT, "wang", "login", "", START_MS)
+    login, access = rows(desk).items
+    assert access.awaiting_checkpoint and access.log_index is None
+    assert not login.awaiting_checkpoint, "an unsigned entry waits for nothing"
+    desk.sequencer.step()
+    assert not rows(desk).items[1].awaiting_checkpoint
+    with desk.store.transaction() as db:
+        db.execute("UPDATE checkpoints SET note = NULL")
+    assert rows(desk).items[1].awaiting_checkpoint, "in the tree, but nobody has signed that"

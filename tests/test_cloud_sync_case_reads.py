@@ -19,6 +19,7 @@ from cloud_sync.runtime.serve.schemas import ExactPlace, IncidentList, LabelList
 from cloud_sync.statement import ACCESS, parse_statement
 from edge.event import Kind
 from firmware_bridge.wire import cose
+from firmware_bridge.wire.signals import Sig
 from models.verdict import Action, Cause
 
 LI, WANG = account("li"), account("wang")
@@ -225,7 +226,22 @@ def test_a_row_is_coarse_named_and_in_both_languages(desk: Desk) -> None:
     assert row["opened"] == {"at": "2026-12-01T04:40:00.000Z", "unc_ms": 100, "source": "gnss"}
     assert row["sentence"] == "The car moves 41 m, no wheel turns." and row["sentence_zh"]
     assert (row["name"], row["branch"], row["device_open"], row["clock"]) == ("car-1", None, True, "live")
-    assert case_reads.row(desk.store.db, TENANT, desk.open(number=2, place=None))["place"] is None
+    assert row["place_of"] == "incident"
+
+
+def test_an_incident_without_a_place_has_the_newest_of_its_vehicle_with_its_age(desk: Desk) -> None:
+    without = desk.open(place=None)
+    row = case_reads.row(desk.store.db, TENANT, without)
+    assert (row["place"], row["place_of"]) == (None, None)
+    device = desk.device()
+    body = {int(Sig.LATITUDE): 473_123, int(Sig.LONGITUDE): 85_678}
+    desk.tell(device.event(Kind.POSITION, body))
+    row = case_reads.row(desk.store.db, TENANT, without, near=lambda lat, lon: Near("Depot", 300))
+    at = {"at": "2026-12-01T04:40:01.000Z", "unc_ms": 100, "source": "gnss"}
+    assert row["place"] == {"lat": 47.31, "lon": 8.57, "name": "Depot", "distance_m": 300, "at": at}
+    assert row["place_of"] == "vehicle"
+    other = case_reads.row(desk.store.db, TENANT, desk.open("car-2", place=None))
+    assert other["place"] is None, "a place of another vehicle is none"
 
 
 def test_the_story(desk: Desk) -> None:
@@ -239,7 +255,7 @@ def test_the_story(desk: Desk) -> None:
     desk.act(LI, incident, "assign", assignee="wang")
     desk.sequencer.step()
     raw = case_reads.story(desk.store.db, WANG, incident, NOW_MS, near=lambda lat, lon: Near("Depot", None))
-    story = Story.model_validate(raw)
+    story = Story.model_validate(raw | {"assignable": []})
     assert [line.sensor for line in story.evidence] == ["position", "tyres", "roadside"]
     assert story.evidence[2].text.startswith("car-2 heard 2 enrolled tyre sensors")
     assert story.evidence[2].text_zh != story.evidence[2].text
@@ -288,7 +304,8 @@ def test_a_vehicle_that_was_never_projected_has_a_story_all_the_same(desk: Desk)
     incident = desk.open(place=None)
     with desk.store.transaction() as db:
         db.execute("DELETE FROM vehicles")
-    story = Story.model_validate(case_reads.story(desk.store.db, LI, incident, NOW_MS))
+    raw = case_reads.story(desk.store.db, LI, incident, NOW_MS)
+    story = Story.model_validate(raw | {"assignable": []})
     assert "story.unknown.place" in [said.code for said in story.unknown] and not story.exact_place
 
 
@@ -368,3 +385,25 @@ def test_html_in_names_is_passed_on_as_text(desk: Desk) -> None:
     desk.card("car-1", "<img src=x onerror=alert(1)>", "North")
     assert case_reads.row(desk.store.db, TENANT, incident)["name"] == "<img src=x onerror=alert(1)>"
     assert listed(desk, q="<IMG") == ["car-1.1"]
+
+
+def test_verdicts_by_what_a_model_or_an_auditor_asks_for(desk: Desk) -> None:
+    desk.card("car-1", branch="North")
+    first, second = desk.open(), desk.open("car-2", cause=Cause.JAMMED)
+    desk.act(LI, first, "confirm", "seen")
+    desk.act(LI, second, "refute", "a truck")
+    at = desk.wall_ms
+
+    def ids(**filters: Any) -> list[str]:
+        found = case_reads.labels(desk.store.db, LI, cursor=None, limit=10, **filters)
+        return [one["incident"] for one in found["items"]]
+
+    assert ids() == [first, second]
+    assert ids(cause="jammed") == ids(device="car-2") == ids(from_ms=at) == [second]
+    assert ids(branch="North") == ids(to_ms=at) == [first]
+    assert ids(branch="South") == []
+    cursor = case_reads.labels(desk.store.db, LI, cursor=None, limit=1)["next"]
+    with pytest.raises(BadCursor):
+        case_reads.labels(desk.store.db, LI, cursor=cursor, limit=1, device="car-2")
+    with pytest.raises(BadRequest):
+        ids(cause="stolen")

@@ -20,8 +20,9 @@ from cloud_sync.collector import Message
 from cloud_sync.demo_options import DemoOptions
 from cloud_sync.evidence.__main__ import verify
 from cloud_sync.runtime import collectord
+from cloud_sync.runtime.audit import AccessKey
 from cloud_sync.runtime.collector_files import load_config, load_keys, make_clock
-from cloud_sync.statement import TITLE, peek_statement
+from cloud_sync.statement import ACCESS, TITLE, peek_statement
 from edge.event import Event, Key, Kind
 from edge.segment import Segment, seal
 from edge.topics import seg_topic
@@ -220,6 +221,43 @@ def test_evidence_that_is_not_there(
     result = call(cli.evidence, "--config", config(lab), *args)
     assert result.exit_code == code, result.output
     assert not (tmp_path / "x.hfb").exists()
+
+
+def test_evidence_taken_at_the_console_stands_in_the_audit_and_in_the_log(lab: Lab, tmp_path: Path) -> None:
+    log_incident(lab)
+    out = tmp_path / "x.hfb"
+    bare = ("--config", config(lab), "--out", out)
+    assert call(cli.evidence, *bare, "--incident", "first", "--purpose", "police, file 17").exit_code == 0
+    assert call(cli.evidence, *bare, "--device", "vehicle-1").exit_code == 0
+    [row] = json.loads(call(cli.evidence, "--config", config(lab), "--json").stdout)
+    with closing(sqlite3.connect(lab.collector / "store.db")) as db:
+        audited = db.execute(
+            "SELECT account, action, device, what, purpose, statement_hash FROM audit ORDER BY id"
+        ).fetchall()
+        logged = dict(db.execute("SELECT hash, data FROM bodies").fetchall())
+    first, second = audited
+    assert first[:3] == ("console", "evidence_export", "vehicle-1") == second[:3]
+    assert first[3] == f"bundle of incident vehicle-1.{row['run']}.{row['incident']}"
+    assert (first[4], second[3]) == ("police, file 17", "bundle of device vehicle-1")
+    assert "no purpose given" in second[4]
+    for entry in audited:
+        statement = peek_statement(logged[entry[5]])
+        assert statement.type == ACCESS and statement.body[AccessKey.ACCOUNT] == ["console", "console"]
+
+
+def test_no_bundle_where_its_reading_cannot_be_audited(lab: Lab, tmp_path: Path) -> None:
+    log_incident(lab)
+    out = tmp_path / "x.hfb"
+    out.write_bytes(b"mine")
+    bare = ("--config", config(lab), "--incident", "first", "--out", out)
+    assert call(cli.evidence, *bare, "--purpose", " . ").exit_code == 2
+    with closing(sqlite3.connect(lab.collector / "store.db", isolation_level=None)) as db:
+        db.execute("CREATE TABLE IF NOT EXISTS audit(id INTEGER PRIMARY KEY)")
+        db.execute("DROP TABLE audit")
+        db.execute("CREATE TABLE audit(id INTEGER PRIMARY KEY)")
+    refused = call(cli.evidence, *bare)
+    assert refused.exit_code != 0
+    assert out.read_bytes() == b"mine" and [file.name for file in tmp_path.glob("*.hfb")] == ["x.hfb"]
 
 
 def test_erasure_takes_the_incident_and_keeps_the_title(lab: Lab) -> None:

@@ -255,3 +255,77 @@ def test_titles_of_two_tenants_stand_apart(desk: Desk) -> None:
     rival = title_list(desk, account("x", tenant="rival"))
     assert [row.state for row in rival.items] == ["PLEDGED"] and rival.items[0].devices == []
     assert title_list(desk).items[0].state == "ALERT"
+
+
+def test_titles_of_a_branch(desk: Desk) -> None:
+    minted(desk)
+    locked = pledged(desk)
+    desk.open("car-1")
+    with pytest.raises(BadRequest, match="no branch"):
+        title_list(desk, branch="North")
+    desk.card("car-1", branch="North")
+    desk.card("car-2", branch="South")
+    assert [row.token for row in title_list(desk, branch="North").items] == [locked]
+    assert title_list(desk, branch="South").items == []
+    assert title_list(desk, branch="North", q="car-2").items == []
+    north = account("n", branches="North")
+    assert [row.token for row in title_list(desk, north, branch="North").items] == [locked]
+    with pytest.raises(BadRequest, match="no branch"):
+        title_list(desk, north, branch="South")
+
+
+def test_the_log_of_one_device(desk: Desk) -> None:
+    incident = desk.open("car-1")
+    desk.open("car-2")
+    desk.act(LI, incident, "acknowledge")
+    audit.note(desk.store, LI, audit.EXACT_POSITION, "car-1", "w", "case 7", desk.key, START_MS)
+    desk.sequencer.step()
+
+    def found(device: str | None, who: Principal = LI, **more: Any) -> LogEntries:
+        page = desk_reads.log_entries(desk.store.db, who, device=device, now_ms=START_MS, **more)
+        return LogEntries.model_validate(page)
+
+    assert {row.device for row in found(None).items} == {"car-1", "car-2"}
+    mine = found("car-1").items
+    assert {row.device for row in mine} == {"car-1"}
+    assert sorted(row.type or row.kind for row in mine) == ["access", "case", "segment"]
+    first = found("car-1", limit=1)
+    assert [row.index for row in found("car-1", limit=9, cursor=first.next).items] == [
+        row.index for row in mine[1:]
+    ]
+    with pytest.raises(BadCursor):
+        found("car-2", limit=1, cursor=first.next)
+    assert found("nobody").items == []
+    desk.card("car-1", branch="North")
+    assert found("car-1", account("s", branches="South")).items == []
+    assert len(found("car-1", account("n", branches="North")).items) == 3
+    assert found("car-1", account("r", tenant="rival")).items == []
+
+
+def test_alarms_page_by_page(desk: Desk) -> None:
+    with desk.store.transaction() as db:
+        for number in range(5):
+            db.execute(
+                "INSERT INTO alarms(tenant, device, kind, detail, raised_ms)"
+                " VALUES(?, ?, 'chain_fork', 'd', ?)",
+                (TENANT, f"car-{number}", START_MS + number // 2),
+            )
+
+    def page(limit: int, cursor: str | None = None, who: Principal = LI) -> AlarmList:
+        value = desk_reads.alarms(desk.store.db, who, START_MS, limit=limit, cursor=cursor)
+        return AlarmList.model_validate(value)
+
+    whole = [row.device for row in page(500).alarms]
+    assert len(whole) == 5 and page(500).next is None
+    seen: list[str] = []
+    cursor: str | None = None
+    for left in (3, 1, 0):
+        one = page(2, cursor)
+        seen += [row.device for row in one.alarms]
+        cursor = one.next
+        assert one.left_out == left
+    assert seen == whole and cursor is None
+    with pytest.raises(BadCursor):
+        page(2, page(2).next, account("r", tenant="rival"))
+    with pytest.raises(BadRequest):
+        page(0)

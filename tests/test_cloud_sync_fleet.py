@@ -142,7 +142,7 @@ def test_one_segment_says_where_the_vehicle_is_and_when_it_speaks_next(db: sqlit
     assert (vehicle["segments"], vehicle["events"], vehicle["runs"]) == (1, 3, 1)
     lanes = json.loads(db.execute("SELECT lanes FROM track").fetchone()[0])
     assert lanes == {
-        "p": [47.12, 8.57, START_MS],
+        "p": [47.12, 8.57, START_MS, 100, "gnss", None],
         "s": 62,
         "r": [None, None],
         "u": 12.34,

@@ -26,6 +26,7 @@ from cloud_sync.runtime.store import Store
 from edge.event import Event, Key, Kind
 from edge.segment import Lost, Sealed, Tombstone
 from firmware_bridge.runtime.clock import SystemClock
+from firmware_bridge.wire.signals import Sig
 from firmware_bridge.wire.stamp import ClockKind, Stamp, TimeSource
 from models.verdict import Action
 
@@ -608,3 +609,59 @@ def test_reads_write_nothing(store: Store) -> None:
         assert db.total_changes == 0
     finally:
         db.close()
+
+
+def test_a_track_says_how_good_its_fixes_are_as_far_as_the_device_did(store: Store) -> None:
+    device = car("car-1")
+    good = at(device, 47.0, 8.0)
+    body = {**good.body, int(Sig.HORIZONTAL_ACCURACY): 125}
+    told = dataclasses.replace(good, body=body)
+    feed(store, device.seal([told]))
+    device.wall_ms += 60_000
+    feed(store, device.seal([at(device, 47.1, 8.1)]))
+    value = fleet_reads.timeline(store.db, who(), "car-1", START_MS - 1, NOW_MS)
+    schemas.Timeline.model_validate(value)
+    first, second = value["track"]
+    assert 680 < first["unc_m"] < 690, "12.5 m of the fix and the half diagonal of the grid's cell"
+    assert second["unc_m"] is None
+    assert first["at"]["unc_ms"] == 100 and first["at"]["source"] == "gnss"
+
+
+def test_a_track_of_an_older_store_has_no_uncertainty(store: Store) -> None:
+    device = car("car-1")
+    feed(store, device.seal([at(device, 47.0, 8.0)]))
+    with store.transaction() as db:
+        db.execute("""UPDATE track SET lanes = '{"p":[47.0,8.0,' || start_ms || ']}'""")
+    (point,) = fleet_reads.timeline(store.db, who(), "car-1", START_MS - 1, NOW_MS)["track"]
+    assert (point["unc_m"], point["at"]["unc_ms"]) == (None, None)
+
+
+def test_roadside_nodes_are_told_from_vehicles_and_counted_apart(store: Store) -> None:
+    fill(store)
+    node = car("node-1")
+    feed(store, node.seal([node.event(Kind.SIGHTING, {116: "a1b2c3d4", 121: -70}), beat(node)]))
+    value = listed(store)
+    kinds = {row["device"]: row["kind"] for row in value["items"]}
+    assert kinds.pop("node-1") == "roadside" and set(kinds.values()) == {"vehicle"}
+    assert (value["total"], value["nodes"]) == (5, 1)
+    assert listed(store, limit=1)["nodes"] == 1, "of all that match, not of the page"
+    assert (listed(store, state=["incident"])["total"], listed(store, state=["incident"])["nodes"]) == (1, 0)
+    assert listed(store, who(tenant="bank"))["nodes"] == 0
+
+
+def test_the_months_of_some_vehicles(store: Store) -> None:
+    fill(store)
+
+    def found(principal: Principal | None = None, **filters: Any) -> list[str]:
+        value = fleet_reads.completeness_list(store.db, principal or who(), None, now_ms=NOW_MS, **filters)
+        assert value["total"] == len(value["items"])
+        return sorted(row["device"] for row in value["items"])
+
+    assert found() == ["a-ok", "b-low", "c-late", "d-towed"]
+    assert found(q="LATE") == ["c-late"] and found(q="car b") == ["b-low"] and found(q="%") == []
+    assert found(branch="South") == ["b-low", "c-late"] and found(branch="South", q="low") == ["b-low"]
+    with pytest.raises(BadRequest):
+        found(q="x" * 81)
+    first = fleet_reads.completeness_list(store.db, who(), None, q="a", limit=1, now_ms=NOW_MS)
+    with pytest.raises(BadCursor):
+        found(cursor=first["next"], limit=1)

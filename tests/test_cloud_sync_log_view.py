@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 from collections.abc import Iterator
@@ -13,15 +14,17 @@ from typer.testing import CliRunner, Result
 
 from cloud_sync import __main__ as cli
 from cloud_sync.collector import REMEDIES, Message, Reason
-from cloud_sync.runtime import log_view, said
+from cloud_sync.runtime import log_view
 from cloud_sync.runtime.collector_files import load_keys
 from cloud_sync.runtime.collectord import Collector
 from cloud_sync.runtime.erase import erase_month, signer
 from cloud_sync.runtime.intake import Alarm, Intake, Outcome
-from cloud_sync.runtime.said import LINES, PERIOD_S, Limiter, printable
+from cloud_sync.runtime.said import printable
 from cloud_sync.runtime.sequencer import Sequencer
 from cloud_sync.runtime.store import Store
 from edge.segment import Lost, Tombstone
+from firmware_bridge.logline import BURST
+from firmware_bridge.runtime.journal import Journal
 
 Parts = tuple[Store, Sequencer, Intake]
 
@@ -152,33 +155,28 @@ def test_every_reason_has_a_remedy() -> None:
     assert all(len(text) > 20 for text in REMEDIES.values())
 
 
-def test_the_log_is_limited_by_kind_and_counts_what_it_left_out(
-    kit: Kit, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made = Collector(kit.config, None, None)  # type: ignore[arg-type]
+def test_the_log_is_limited_by_reason_and_counts_what_it_left_out(kit: Kit) -> None:
+    made, out = Collector(kit.config, None, None), io.StringIO()  # type: ignore[arg-type]
+    journal = Journal("holdfast-collect", stream=out, form="json")
+    logger = logging.getLogger("cloud_sync.collect")
+    logger.addHandler(journal)
     crowd = {(TENANT, f"x{n}", Reason.MALFORMED): "bad\x1b[2J" + "y" * 5000 for n in range(100)}
-    alarm = Alarm(TENANT, "car-1", "chain_fork", "find the copy and revoke its key")
-    with caplog.at_level(logging.INFO):
-        made._say(Outcome(refused=crowd, alarms=[alarm]))
-        lines = [record.getMessage() for record in caplog.records]
-        assert len(lines) == LINES + 1, "another kind is not held back"
-        assert "fund/x0" in lines[0] and lines[0].endswith(REMEDIES[Reason.MALFORMED])
-        assert "fund/car-1" in lines[-1] and "revoke" in lines[-1]
-        assert all("\x1b" not in line and len(line) < 1000 for line in lines)
-        caplog.clear()
-        monkeypatch.setattr(said, "PERIOD_S", 0.0)
-        made._say(Outcome(refused={(TENANT, "x0", Reason.MALFORMED): "bad"}))
-    [line] = [record.getMessage() for record in caplog.records]
-    assert f"{100 - LINES} more of this kind" in line and REMEDIES[Reason.MALFORMED] in line
-
-
-def test_the_limiter() -> None:
-    limiter = Limiter()
-    assert [limiter.withheld("a", 0.0) for _ in range(LINES + 2)] == [0] * LINES + [None] * 2
-    assert limiter.withheld("b", 0.0) == 0
-    assert limiter.withheld("a", PERIOD_S - 1) is None
-    assert limiter.withheld("a", PERIOD_S) == 3
-    assert limiter.withheld("a", PERIOD_S) == 0
+    try:
+        made._say(Outcome(refused=crowd, alarms=[Alarm(TENANT, "car-1", "chain_fork", "find the copy")]))
+    finally:
+        logger.removeHandler(journal)
+    lines = [json.loads(line) for line in out.getvalue().splitlines()]
+    assert [line["kind"] for line in lines] == ["quarantined"] * BURST + ["collector_alarm"], "not held back"
+    assert "fund/x0" in lines[0]["text"] and lines[0]["text"].endswith(REMEDIES[Reason.MALFORMED])
+    assert (lines[0]["device"], lines[0]["reason"]) == ("x0", "malformed")
+    assert "fund/car-1" in lines[-1]["text"] and "find the copy" in lines[-1]["text"]
+    assert all("\x1b" not in line["text"] and len(line["text"]) < 1000 for line in lines)
+    journal.close()
+    last = json.loads(out.getvalue().splitlines()[-1])
+    assert (last["text"], last["reason"]) == (
+        f"{100 - BURST} more of this kind were not written",
+        "malformed",
+    )
 
 
 def test_printable() -> None:

@@ -13,10 +13,10 @@ from cloud_sync.errors import ConfigError, Fenced, LogDamaged, LogError, RolledB
 from cloud_sync.log import tiles
 from cloud_sync.log.checkpoint import public_bytes
 from cloud_sync.runtime import queries, sequencer
-from cloud_sync.runtime.sequencer import Published, Sequencer
+from cloud_sync.runtime.sequencer import FLOOR_S, TIME_EVERY_S, Published, Sequencer
 from cloud_sync.runtime.store import KIND_SEGMENT, Store
 from edge.merkle import verify_consistency
-from edge.note import Checkpoint, verify_checkpoint
+from edge.note import Checkpoint, verify_checkpoint, verify_time
 
 ORIGIN = "log.example/fund"
 KEY = Ed25519PrivateKey.from_private_bytes(b"\x21" * 32)
@@ -284,3 +284,117 @@ def test_one_hash_is_pending_once(tmp_path: Path) -> None:
         put(store, "a")
         with pytest.raises(StoreError, match="UNIQUE"):
             put(store, "a")
+
+
+# --- TIME statements ------------------------------------------------------------------------------------
+
+
+class Wall:
+    """A clock that a test moves; in seconds."""
+
+    def __init__(self, at_s: int = FLOOR_S + 1000) -> None:
+        self.at_s = at_s
+
+    def __call__(self) -> int:
+        return self.at_s * 1000
+
+
+def timed(store: Store, wall: Wall, **options: int) -> Sequencer:
+    files = Published(store.path.with_name("published.checkpoint"))
+    return Sequencer(store, ORIGIN, KEY, files, wall, **options)
+
+
+def moments(store: Store) -> list[tuple[int, int]]:
+    """(size, seconds) of every TIME statement, checked under the log's key and the committed root."""
+    out = []
+    for size, at_s, note in store.db.execute("SELECT size, at_s, note FROM times ORDER BY size").fetchall():
+        one = verify_time(note, ORIGIN, public_bytes(KEY))
+        assert (one.checkpoint.size, one.at_s) == (size, at_s)
+        assert one.checkpoint.root == tiles.root(size, store.tile)
+        out.append((size, at_s))
+    return out
+
+
+def test_times_are_signed_when_there_is_something_new_and_not_too_often(tmp_path: Path) -> None:
+    wall = Wall()
+    first = wall.at_s
+    with Store(tmp_path / "store.db") as store:
+        log = timed(store, wall)
+        log.step()
+        assert moments(store) == [], "an empty log has no time"
+        put(store, "a", "b")
+        log.step()
+        assert moments(store) == [(2, first)]
+        for _ in range(20):
+            wall.at_s += 29
+            put(store, f"{wall.at_s}")
+            log.step()
+        assert moments(store) == [(2, first)], "bounded: one in ten minutes"
+        wall.at_s = first + TIME_EVERY_S
+        log.step()
+        assert moments(store) == [(2, first), (22, wall.at_s)], "nothing new came, but something waited"
+        wall.at_s += 10 * TIME_EVERY_S
+        log.step()
+        assert len(moments(store)) == 2, "nothing new"
+
+
+def test_a_time_is_rounded_up_and_never_goes_back(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    wall = Wall()
+    first = wall.at_s
+    with Store(tmp_path / "store.db") as store:
+        log = Sequencer(store, ORIGIN, KEY, Published(tmp_path / "p"), lambda: wall() + 1)
+        put(store, "a")
+        log.step()
+        assert moments(store) == [(1, first + 1)]
+        for at_s in (first - 5, 0, 1_000_000_000):
+            wall.at_s = at_s
+            put(store, f"{at_s}")
+            log.step()
+            assert len(moments(store)) == 1
+        assert caplog.text.count("Set the clock") == 1
+        wall.at_s = first + TIME_EVERY_S
+        log.step()
+        assert [size for size, _ in moments(store)] == [1, 4]
+
+
+def test_a_clock_before_this_software_signs_no_time_but_the_log_goes_on(tmp_path: Path) -> None:
+    with Store(tmp_path / "store.db") as store:
+        log = timed(store, Wall(0))
+        put(store, "a")
+        assert log.step() == 1 and moments(store) == []
+        replay = timed(store, Wall(1_300_000_000), floor_s=0)
+        put(store, "b")
+        replay.step()
+        assert moments(store) == [(2, 1_300_000_000)], "a replay's collector has its own floor"
+
+
+def test_times_are_known_again_after_a_restart_and_fenced(tmp_path: Path) -> None:
+    wall = Wall()
+    with Store(tmp_path / "store.db") as store, Store(tmp_path / "store.db") as other:
+        old = timed(store, wall)
+        put(store, "a")
+        old.step()
+        new = timed(other, wall)
+        put(other, "b")
+        new.step()
+        assert len(moments(other)) == 1, "the interval is of the log, not of the process"
+        wall.at_s += TIME_EVERY_S
+        with pytest.raises(Fenced):
+            old.step()
+        new.step()
+        assert len(moments(other)) == 2
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_a_crash_while_a_time_is_stored_costs_nothing(tmp_path: Path, after: bool) -> None:
+    wall = Wall()
+    with FailingStore(tmp_path / "store.db") as store:
+        log = timed(store, wall)
+        put(store, "a")
+        store.die_at(2, after)
+        with pytest.raises(Crash):
+            log.step()
+    with Store(tmp_path / "store.db") as store:
+        again = timed(store, wall)
+        again.step()
+        assert moments(store) == [(1, wall.at_s)] and head(again.note).size == 1

@@ -578,7 +578,7 @@ def test_a_token_has_some_scopes_and_needs_no_csrf(kit: ServeKit) -> None:
     said = program.get("/api/v1/session").json()
     assert said["scopes"] == ["read:fleet", "manage"] and said["csrf"] == ""
     assert program.get("/api/v1/incidents").status_code == 403
-    assert program.post("/api/v1/accounts", json={"name": "bot", "role": "partner"}).status_code == 201
+    assert program.post("/api/v1/accounts", json={"name": "bot", "role": "technician"}).status_code == 201
     listed = client.get("/api/v1/tokens")
     assert value["secret"] not in listed.text
     assert [row["last_used"] is not None for row in listed.json()["items"]] == [True]
@@ -646,3 +646,77 @@ def test_who_sees_and_ends_whose_tokens(kit: ServeKit) -> None:
     assert manager(kit).delete(f"/api/v1/tokens/{partners}").status_code == 204
     assert manager(kit).delete("/api/v1/tokens/not-an-id").status_code == 422
     assert manager(kit).get("/api/v1/tokens").json()["items"] == []
+
+
+# --- confined to branches --------------------------------------------------------------------------------
+
+
+def test_a_confined_manager_takes_over_nobody(kit: ServeKit) -> None:
+    """Not an account that sees more, not one of another branch, not by giving it the own branches first."""
+    client = kit.confined("north", ("north",))
+    kit.confined("south", ("south",))
+    kit.confined("both", ("north", "south"))
+    for name in ("operator", "auditor", "south", "both"):
+        number = kit.accounts[TENANT, name]
+        for change in (
+            {"new_link": True},
+            {"branches": ["north"], "new_link": True},
+            {"branches": ["north"]},
+            {"disabled": True},
+            {"role": "auditor"},
+            {"email": "thief@fund.example"},
+            {},
+        ):
+            answer = client.patch(f"/api/v1/accounts/{number}", json=change)
+            assert answer.status_code == 403 and answer.json()["code"] == "denied", (name, change)
+            assert "link" not in answer.json()
+        with kit.context.db.reading() as db:
+            assert accounts.find(db, TENANT, number).email is None
+            assert not accounts.find(db, TENANT, number).disabled
+    kit.confined("colleague", ("north",), manages=False)
+    theirs = client.patch(f"/api/v1/accounts/{kit.accounts[TENANT, 'colleague']}", json={"new_link": True})
+    assert theirs.status_code == 200 and theirs.json()["link"]
+
+
+def test_a_confined_manager_sees_the_accounts_and_tokens_of_the_own_branches(kit: ServeKit) -> None:
+    client = kit.confined("north", ("north", "coast"))
+    kit.confined("colleague", ("coast",))
+    kit.confined("south", ("south",))
+    kit.confined("both", ("north", "south"))
+    for name in ("operator", "south", "both", "colleague", "north"):
+        kit.api_token(name)
+    listed = {row["name"] for row in client.get("/api/v1/accounts").json()["items"]}
+    assert listed == {"north", "colleague"}
+    tokens_of = {row["account"] for row in client.get("/api/v1/tokens").json()["items"]}
+    assert tokens_of == {"north", "colleague"}
+    everything = manager(kit).get("/api/v1/tokens").json()["items"]
+    assert {row["account"] for row in everything} == {"operator", "south", "both", "colleague", "north"}
+    for row in everything:
+        mine = row["account"] in ("north", "colleague")
+        assert client.delete(f"/api/v1/tokens/{row['id']}").status_code == (204 if mine else 404)
+
+
+def test_a_partner_never_sees_all(kit: ServeKit) -> None:
+    client = manager(kit)
+    without = client.post("/api/v1/accounts", json={"name": "p1", "role": "partner"})
+    assert without.status_code == 400 and "never all" in without.json()["detail"]
+    for change in ({"role": "partner"}, {"role": "partner", "branches": []}):
+        answer = client.patch(f"/api/v1/accounts/{kit.accounts[TENANT, 'technician']}", json=change)
+        assert answer.status_code == 400 and "never all" in answer.json()["detail"]
+    emptied = client.patch(f"/api/v1/accounts/{kit.accounts[TENANT, 'partner']}", json={"branches": []})
+    assert emptied.status_code == 400
+    both = {"role": "partner", "branches": ["north"]}
+    changed = client.patch(f"/api/v1/accounts/{kit.accounts[TENANT, 'technician']}", json=both)
+    assert changed.status_code == 200
+
+
+def test_a_partner_without_a_branch_in_an_older_database_sees_no_vehicle(kit: ServeKit) -> None:
+    kit.branch("car-1", "north")
+    incident = kit.incident("car-1")
+    with kit.context.db.transaction() as db:
+        accounts.update(db, TENANT, kit.accounts[TENANT, "partner"], {"branches": []})
+    client = kit.client("partner")
+    assert client.get("/api/v1/vehicles").json()["items"] == []
+    assert client.get("/api/v1/incidents").json()["items"] == []
+    assert client.get("/api/v1/vehicles/car-2").status_code == 404
+    assert client.get(f"/api/v1/incidents/{incident}").status_code == 404

@@ -115,7 +115,7 @@ def test_large_json_is_compressed_but_not_beside_a_secret(kit: ServeKit) -> None
     assert int(answer.headers["content-length"]) < len(answer.content) / 3
     with kit.context.db.transaction() as rows:
         for n in range(60):
-            accounts.add(rows, accounts.NewAccount(TENANT, f"account-{n:03d}", "partner"), 1)
+            accounts.add(rows, accounts.NewAccount(TENANT, f"account-{n:03d}", "operator"), 1)
     session = client.get("/api/v1/session", headers={"Accept-Encoding": "gzip"})
     assert len(session.content) > 1000 and "content-encoding" not in session.headers
 
@@ -170,7 +170,7 @@ def test_a_failed_write_is_undone_and_a_locked_database_is_busy(
     monkeypatch.setattr(db, "BUSY_TIMEOUT_S", 0.05)
     serve = ServeDb(tmp_path / "serve.db")
     with pytest.raises(RuntimeError), serve.transaction() as rows:
-        accounts.add(rows, accounts.NewAccount(TENANT, "x", "partner"), 1)
+        accounts.add(rows, accounts.NewAccount(TENANT, "x", "technician"), 1)
         raise RuntimeError
     with serve.reading() as rows:
         assert not accounts.any_account(rows)

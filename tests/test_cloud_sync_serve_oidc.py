@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import hashlib
 import hmac
 import json
@@ -145,7 +146,7 @@ def with_oidc(home: Path, provider: Provider, more: str = f'tenant = "{TENANT}"'
     text = (
         f'[oidc]\nname = "Company"\nissuer = "{provider.url}"\nclient_id = "{CLIENT}"\n'
         'client_secret_file = "oidc.secret"\nrole_claim = "groups"\n'
-        'roles = {risk = "operator", audit = "auditor"}\n'
+        'roles = {risk = "operator", audit = "auditor", fleetco = "partner"}\n'
         f'manage_claim = "groups"\nmanage_values = ["admins"]\nbranches_claim = "branches"\n{more}\n'
     )
     return make_serve_kit(home, text)
@@ -486,3 +487,21 @@ def test_what_claims_make_of_somebody(kit: ServeKit) -> None:
         oidc.new_account(config, {"sub": "u", "groups": True, "branches": "*"})
     with kit.context.db.reading() as db:
         assert accounts.any_account(db, OTHER)
+
+
+@pytest.mark.parametrize("branches", ["*", ["north", "*"]])
+def test_a_provider_cannot_make_a_partner_that_sees_all(
+    kit: ServeKit, provider: Provider, branches: Any
+) -> None:
+    provider.claims = {"groups": ["fleetco"], "branches": branches}
+    assert "must name the branches of a partner" in refusal(log_in(kit, provider)[1])
+
+
+def test_a_partner_of_a_provider_without_a_claim_of_branches_is_refused(kit: ServeKit) -> None:
+    whole = kit.context.config.oidc
+    assert whole is not None
+    config = dataclasses.replace(whole, branches_claim=None)
+    with pytest.raises(ApiProblem, match="branches_claim must name"):
+        oidc.new_account(config, {"sub": "u", "groups": "fleetco"})
+    named = oidc.new_account(whole, {"sub": "u", "groups": "fleetco", "branches": ["north"]})
+    assert (named.role, named.branches) == ("partner", ("north",))

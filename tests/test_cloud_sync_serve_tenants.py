@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
-from serve_kit import OTHER, ServeKit, make_serve_kit
+from serve_kit import OTHER, PARTNERS, ServeKit, make_serve_kit
 from test_cloud_sync_serve_live import DEADLINE_S, Stream
 
 from cloud_sync.access import ROLES
@@ -41,6 +41,7 @@ BODIES: dict[str, dict[str, Any]] = {
 }
 """A good body for every request schema there is: a new one is added here."""
 
+NEW_PERSON = {"name": "marker-person", "role": "partner", "branches": ["MarkerBranch"]}
 NO_IDS = frozenset({"path"})
 """Path parameters that name nothing of a tenant: a tile of the log, which all share."""
 
@@ -65,6 +66,8 @@ def far(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Far]:
     kit = make_serve_kit(tmp_path_factory.mktemp("tenants"))
     incident = kit.incident("far-1")
     kit.incident("far-1", number=2)
+    for device in ("car-1", "car-2"):
+        kit.branch(device, PARTNERS)
     person = kit.client("operator", OTHER)
     card = {"name": "MarkerName", "branch": "MarkerBranch", "note": "MarkerNote"}
     assert person.patch("/api/v1/vehicles/far-1", json=card).status_code == 200
@@ -74,7 +77,7 @@ def far(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Far]:
     assert person.post(f"/api/v1/incidents/{incident}/acts", json=verdict).status_code == 200
     why = {"purpose": "MarkerPurpose"}
     assert person.post(f"/api/v1/incidents/{incident}/evidence", json=why).status_code == 200
-    account = person.post("/api/v1/accounts", json={"name": "marker-person", "role": "partner"}).json()
+    account = person.post("/api/v1/accounts", json=NEW_PERSON).json()
     rule = person.post("/api/v1/rules", json={"name": "MarkerRule"}).json()["id"]
     hook = {"name": "MarkerHook", "url": "https://marker.example/hook"}
     webhook = person.post("/api/v1/webhooks", json=hook).json()["webhook"]["id"]

@@ -27,7 +27,7 @@ FACTS = Facts(
     now_ms=NOW_MS, device="car-1", cause=Cause.MOVED_WITHOUT_WHEELS, confidence=0.9, sensors=3,
     began_ms=NOW_MS - 2 * MINUTE_MS, unc_ms=100, source="gnss", ended_ms=None, log_index=41,
     state=State.OPEN, assignee=None, verdict=None, clock="live", title_state=None, pledged=False,
-    placed=True, place="Depot", place_ms=NOW_MS - 3 * MINUTE_MS, sightings=(), tyres=4,
+    placed=True, place="Depot", distance_m=1200, place_ms=NOW_MS - 3 * MINUTE_MS, sightings=(), tyres=4,
     tyres_ms=NOW_MS - MINUTE_MS, heard_ms=NOW_MS - MINUTE_MS, due_ms=NOW_MS + MINUTE_MS, missing=0, erased=0,
     complete_ms=NOW_MS - MINUTE_MS, may=ALL, exact=True,
 )  # fmt: skip
@@ -57,7 +57,7 @@ def test_a_fresh_tow() -> None:
         "at": "2026-12-01T04:38:00.000Z", "unc_s": 0.1, "source": "gnss",
     }  # fmt: skip
     assert params(told, "story.known.sensors") == {"n": 3, "percent": 90}
-    assert params(told, "story.next.send") == {"place": "Depot", "minutes": 3}
+    assert params(told, "story.next.send") == {"place": "Depot", "distance": 1200, "minutes": 3}
 
 
 def test_nobody_took_it_and_a_roadside_node_heard_it_later() -> None:
@@ -88,6 +88,10 @@ def test_a_sighting_before_the_last_position_leads_nowhere() -> None:
 def test_what_is_not_live_says_so_first(clock: str) -> None:
     told = tell(replace(FACTS, clock=clock))
     assert told.next[0] == ("story.next.not_live", {"clock": clock})
+    for state in (State.OPEN, State.CONFIRMED):
+        seen = (Seen("gantry-2", 2, NOW_MS - MINUTE_MS),)
+        then = codes(tell(replace(FACTS, clock=clock, state=state, sightings=seen)))[2]
+        assert not {"send", "send_coarse", "exact", "start_at_node", "old_position"} & set(then)
 
 
 def test_doubt_is_said() -> None:

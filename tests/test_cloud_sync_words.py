@@ -149,7 +149,7 @@ def test_every_code_that_is_used_has_a_text() -> None:
             assert any(matching.fullmatch(code) for code in texts), f"{where}: no text is like {text}"
 
 
-FORMS = re.compile(r"\.(?:one|since|until|some)$")
+FORMS = re.compile(r"(?:\.(?:one|at|now|since|until|some))+$")
 """Ends of other forms of a sentence, chosen by what of its parameters is there (words.js, lanes.js)."""
 
 
@@ -189,6 +189,19 @@ def test_words_fill_parameters_and_choose_the_form_for_one() -> None:
     assert words.say("a", {"n": 2, "place": None}) == "2 cars in –"
     assert words.say("b.c") == "b.c"
     assert "a" in words and "b" not in words
+
+
+@pytest.mark.parametrize(
+    ("minutes", "english", "chinese"),
+    [
+        (0, "just now", "刚才"), (1, "1 min ago", "1 分钟前"), (89, "89 min ago", "89 分钟前"),
+        (90, "2 h ago", "2 小时前"), (35 * 60, "35 h ago", "35 小时前"), (40 * 60, "2 days ago", "2 天前"),
+    ],
+)  # fmt: skip
+def test_ages_are_said_in_the_unit_that_fits(minutes: int, english: str, chinese: str) -> None:
+    for language, expected in (("en", english), ("zh", chinese)):
+        said = Words(language, catalogue(language)).say("story.next.send_coarse", {"minutes": minutes})
+        assert expected in said
 
 
 def test_a_parameter_is_not_filled_again() -> None:

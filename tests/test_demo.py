@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -11,10 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 import pytest
 
-from cloud_sync.runtime import demo_folders, demo_report
+from cloud_sync.runtime import demo_folders, demo_open, demo_report
 from cloud_sync.runtime.children import Usage
 from cloud_sync.runtime.demo_config import ROADSIDE, VEHICLE, Layout
 from cloud_sync.runtime.demo_page import Entrance
@@ -379,3 +381,72 @@ def test_the_help_lists_every_scenario() -> None:
     assert all(name in done.stdout for name in PLANS)
     readme = (Path(__file__).resolve().parent.parent / "README.md").read_text("utf-8")
     assert all(f"`{name}`" in readme for name in PLANS)
+
+
+# --- the page that is left open -------------------------------------------------------------------------
+
+
+def nmea(body: str) -> str:
+    checksum = 0
+    for char in body:
+        checksum ^= ord(char)
+    return f"${body}*{checksum:02X}\r\n"
+
+
+def short_drive(path: Path) -> None:
+    """Two minutes of a car at rest in Munich."""
+    rows = [
+        nmea(f"GPRMC,10{at // 60:02d}{at % 60:02d}.00,A,4808.2320,N,01134.5660,E,0.0,0.0,030410,,,A")
+        for at in range(120)
+    ]
+    path.write_text("".join(rows), "ascii")
+
+
+@pytest.mark.slow
+def test_a_kept_demo_leaves_its_page_open_until_it_is_stopped(tmp_path: Path, short_dir: Path) -> None:
+    short_drive(tmp_path / "short.nmea")
+    home = short_dir / "kept"
+    done, d = demo(tmp_path, "--replay", "short.nmea", "--keep", "--dir", str(home))
+    left: list[psutil.Process] = []
+    try:
+        assert done.returncode == 0, done.stderr + done.stdout
+        page = d["page"]
+        assert page["open"] is True and page["url"] in done.stdout and page["password"] in done.stdout
+        assert set(page["pids"]) == {"broker", "collector", "page"}
+        left = [psutil.Process(pid) for pid in page["pids"].values()]
+        assert all(process.is_running() for process in left)
+        assert f"demo --stop {home}" in done.stdout
+        with httpx.Client(base_url=page["url"], timeout=20.0, trust_env=False) as client:
+            assert "<html" in client.get("/").text
+            assert client.get("/api/v1/vehicles").status_code == 401
+            login = {"name": page["name"], "password": page["password"]}
+            assert client.post("/api/v1/session", json={**login, "password": "wrong"}).status_code == 401
+            assert client.post("/api/v1/session", json=login).status_code == 200
+            vehicles = client.get("/api/v1/vehicles").json()["items"]
+        assert VEHICLE in {row["device"] for row in vehicles}
+        assert {row["clock"] for row in vehicles} == {"replay"}, "marked as what it is"
+        stopped = stop(tmp_path, home)
+        assert stopped.returncode == 0 and stopped.stdout == "ended: page, collector, broker\n"
+        _, alive = psutil.wait_procs(left, timeout=10)
+        assert not alive
+        again = stop(tmp_path, home)
+        assert again.returncode == 1 and "--keep" in again.stderr and "Traceback" not in again.stderr
+    finally:
+        for process in left:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+
+
+def stop(folder: Path, home: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "firmware_bridge", "demo", "--stop", str(home)],
+        cwd=folder, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def test_only_the_processes_that_were_started_are_stopped(tmp_path: Path) -> None:
+    """A pid that means another process by now is left alone."""
+    mine = psutil.Process()
+    rows = [{"name": "page", "pid": mine.pid, "since": mine.create_time() - 100}]
+    (tmp_path / demo_open.FILE).write_text(json.dumps(rows), "utf-8")
+    assert demo_open.stop(tmp_path) == [] and mine.is_running()

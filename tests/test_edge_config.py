@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import pty
+import stat
 from pathlib import Path
 
 import pytest
 from edge_kit import NODE, TYRES, config
 
-from edge.config import EdgeLimits, OutboxLimits, Telemetry, parse
+from edge.config import BadConfig, EdgeLimits, OutboxLimits, Port, Telemetry, parse
 from edge.errors import ConfigError
-from edge.runtime.load import load_config, load_event_key, open_clock
+from edge.runtime.load import load_config, load_event_key, open_clock, shared_devices
 from firmware_bridge.reading import Wheel
 from firmware_bridge.wire.stamp import ClockKind
 
@@ -140,6 +143,67 @@ def test_the_uplink_speaks_mqtt_3_1_1_unless_told(line: str, version: str) -> No
 def test_each_mistake_is_named(text: str, told: str) -> None:
     with pytest.raises(ConfigError, match=told):
         parse(text, base="/state")
+
+
+def test_every_mistake_is_said_at_once_in_the_order_of_the_file() -> None:
+    text = (
+        "[node]\ntenant = 'A b'\n[edge]\nlog_level = 'loud'\nseal_interval_s = 0\n"
+        "[telemetry]\nhartbeat_s = 1\n[[port]]\nname = 'a'\npath = '/a'\nprotocol = 'nmea'\n"
+        "[[port]]\nname = 'a'\nprotocol = 'can'\nbaud = 1\n[fence]\nlat = 91\nlon = 'x'\n"
+        "[clock]\nsource = 'page'\n[outbox]\nmax_bytes = 1.5\n[extra]\n"
+    )
+    with pytest.raises(BadConfig) as caught:
+        parse(text, base="/state")
+    assert [problem.where for problem in caught.value.problems] == [
+        "node.device", "node.tenant", "clock.page", "clock.kind",
+        "port[1].path", "port[1].protocol", "port[1].baud", "port[1].name",
+        "fence.lat", "fence.lon", "fence.radius_m", "outbox.max_bytes",
+        "edge.seal_interval_s", "edge.log_level", "telemetry.hartbeat_s", "extra",
+    ]  # fmt: skip
+    assert all(problem.text for problem in caught.value.problems)
+    assert "0.05 to 3600 s" in str(caught.value) and "did you mean heartbeat_s?" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text", ["node = 5", "port = 5", "edge = []", "fence = 1", "vehicle = { tyres = 1 }"]
+)
+def test_what_is_no_table_is_one_mistake(text: str) -> None:
+    with pytest.raises(BadConfig) as caught:
+        parse(f"{text}\n{'' if 'node' in text else NODE}", base="/state")
+    assert len(caught.value.problems) == 1
+
+
+def test_two_ports_of_one_device_are_refused_through_links_too(tmp_path: Path) -> None:
+    """/dev/serial/by-id leads to the same device as by-path and as /dev/ttyUSB0."""
+    device = tmp_path / "ttyUSB0"
+    device.write_text("")
+    for link in ("by-id", "by-path"):
+        (tmp_path / link).symlink_to(device)
+    path = tmp_path / "node.toml"
+    port = "[[port]]\nname = '{0}'\npath = '{1}'\nprotocol = 'nmea'\n"
+    path.write_text(NODE + port.format("a", "by-id") + port.format("b", "by-path"))
+    with pytest.raises(ConfigError, match=r"path '.*by-path' is the same device as '.*by-id' of port a"):
+        load_config(path)
+    (tmp_path / "by-path").unlink()
+    (tmp_path / "by-path").symlink_to(tmp_path / "ttyUSB1")
+    assert [port.name for port in load_config(path).ports] == ["a", "b"]
+
+
+def test_two_nodes_of_one_device_are_one_device(tmp_path: Path) -> None:
+    master, slave = pty.openpty()
+    name, other = os.ttyname(slave), tmp_path / "other"
+    try:
+        os.mknod(other, stat.S_IFCHR | 0o600, os.stat(name).st_rdev)
+    except PermissionError:
+        pytest.skip("making a device node needs root")
+    try:
+        (problem,) = shared_devices((Port("a", name, "nmea"), Port("b", str(other), "nmea")))
+        assert problem.where == "port[1].path"
+        assert shared_devices((Port("a", name, "nmea"), Port("b", "/dev/null", "nmea"))) == []
+        assert shared_devices((Port("a", "/dev/absent", "nmea"), Port("b", "/dev/absent2", "nmea"))) == []
+    finally:
+        os.close(master)
+        os.close(slave)
 
 
 def test_loading_names_the_file(tmp_path: Path) -> None:

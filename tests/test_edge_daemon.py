@@ -9,6 +9,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -328,6 +329,37 @@ def test_a_fact_that_cannot_be_committed_is_refused(tmp_path: Path, monkeypatch:
         assert await daemon.handle(FactIn("uplink", "y")) == {0: "ok", 1: 2}
 
     asyncio.run(main())
+
+
+def test_a_commit_whose_waiter_is_cancelled_is_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fact that gives up after its time, or SIGTERM, in the middle of a commit on a slow card."""
+    daemon = _daemon(tmp_path, None)
+    commit, entered, go_on = Outbox.commit, threading.Event(), threading.Event()
+
+    def slow(box: Outbox, batch: Batch, **how: Any) -> Committed:
+        entered.set()
+        assert go_on.wait(30)
+        return commit(box, batch, **how)
+
+    async def main() -> None:
+        await daemon.begin()
+        with monkeypatch.context() as patch:
+            patch.setattr(Outbox, "commit", slow)
+            daemon.committer.accept(draft(1))
+            waiting = asyncio.create_task(daemon.committer.commit())
+            await asyncio.to_thread(entered.wait)
+            waiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+            daemon.committer.accept(draft(2))
+            go_on.set()
+            assert await daemon.committer.commit(flush=True, clean=True)
+        assert len(daemon.committer.intake) == 0 and daemon.committer.events == 3
+
+    asyncio.run(main())
+    assert check(rows(tmp_path / "outbox.db")).complete
 
 
 def test_a_roadside_node_sights_tyres(live: Make) -> None:

@@ -159,7 +159,7 @@ def test_status_of_a_running_and_of_an_absent_node() -> None:
     try:
         config = ["--config", str(node.config)]
         absent = RUN.invoke(status, config)
-        assert absent.exit_code == 1 and "is `holdfast edge` running?" in absent.output
+        assert absent.exit_code == 1 and "is `holdfast edge` running?" in " ".join(absent.output.split())
         node.start()
         node.drive(3)
         screen = RUN.invoke(status, config)

@@ -403,11 +403,14 @@ def test_foreign_keys_at_mosquitto_are_named(
     assert "enrol" in caplog.text and "timed out" not in caplog.text
 
 
-def test_the_daemon_without_a_broker_is_ready_calm_and_stops_orderly(tmp_path: Path) -> None:
+def test_the_daemon_without_a_broker_is_ready_calm_and_stops_orderly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     lab = new_lab(tmp_path)
     config = node_toml(lab, free_port())
     outbox = Outbox(lab.nodes[DEVICE] / "outbox.db")
     outbox.add(count=10)
+    monkeypatch.setenv("HOLDFAST_LOG_FORMAT", "json")
     process = start("edge.runtime.uplinkd", config, stderr=subprocess.PIPE)
     ready(process)
     assert process.stderr is not None

@@ -61,7 +61,7 @@ def serve(folder: Path) -> Iterator[tuple[int, list[dict[str, Any]]]]:
     """The server as a process; its log lines are there once it has ended."""
     lines: list[dict[str, Any]] = []
     process = subprocess.Popen(
-        [*RUN, "serve", str(folder), "--host", "127.0.0.1", "--port", "0"],
+        [*RUN, "serve", str(folder), "--host", "127.0.0.1", "--port", "0", "--log-format", "json"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
     )  # fmt: skip
     try:
@@ -222,9 +222,9 @@ def test_enrolled_listed_revoked_while_the_server_runs(made: Path) -> None:
         }
         assert "0 certificates revoked" in good("revoke", made, "car-1", "--reason", "lost")
     assert not (made.parent / "collector" / "devices" / "fund" / "car-1.crt").exists()
-    events = [line.get("event") for line in lines]
-    assert events[0] == "ready"
-    assert events[-1] == "stopped"
+    events = [line.get("kind") for line in lines]
+    assert events[0] == "ca_ready"
+    assert events[-1] == "ca_stopped"
     assert events.count("enrolled") == 2
     assert secret not in json.dumps(lines)
     assert secret.replace("-", "") not in json.dumps(lines)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import http.client
 import json
 import os
 import random
@@ -11,8 +12,10 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -22,7 +25,7 @@ from cryptography.x509 import ReasonFlags, load_pem_x509_certificate
 
 from edge.config import parse
 from edge.trust import Trust
-from provisioning import ca
+from provisioning import ca, est
 from provisioning.ca import fingerprint, verify_event_certificate
 from provisioning.claim import ALPHABET
 from provisioning.enrolment import Exit, Step
@@ -32,8 +35,9 @@ from provisioning.runtime import ca_admin, est_client, journal, provision_tool
 from provisioning.runtime.asked import Host
 from provisioning.runtime.enrol import enrol
 from provisioning.runtime.keystore import certificate_pem
+from provisioning.runtime.renew import renew
 from tests.ca_kit import CAR, World, serving
-from tests.enrol_kit import Node, at, check_whole, private_keys
+from tests.enrol_kit import Node, at, check_pairs, check_whole, private_keys
 
 REPOSITORY = Path(__file__).parent.parent
 COMMAND = [sys.executable, "-c", "from provisioning.__main__ import provision; provision()"]
@@ -149,6 +153,47 @@ def test_a_mistyped_code_is_told_before_anything_is_made(
         assert typed == "" or typed not in json.dumps(end)
 
 
+def test_a_tenant_that_was_refused_is_not_remembered(node: Node, capsys: pytest.CaptureFixture[str]) -> None:
+    given = node.code()
+    code, end, _ = node.run(capsys, code=given, tenant="other")
+    assert (code, end["code"]) == (Exit.REFUSED, "foreign_tenant")
+    code, end, _ = node.run(capsys, code=given)
+    assert code == 0 and end["tenant"] == "fund"
+
+
+def test_without_systemd_creds_the_next_run_may_leave_credentials_away(
+    node: Node, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = node.code()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    code, end, _ = node.run(capsys, code=given, credentials=tmp_path / "creds")
+    assert code == Exit.USAGE and "leave --credentials away" in end["remedy"]
+    assert node.run(capsys, code=given)[0] == 0
+    check_whole(node.state)
+
+
+def test_words_of_a_server_cannot_steer_the_terminal(
+    node: Node, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evil = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202eok"
+
+    def refuse(*_: Any) -> bytes:
+        raise est.read_problem(403, json.dumps({"code": evil, "detail": evil, "remedy": evil}).encode())
+
+    monkeypatch.setattr(est_client, "_request", refuse)
+    code, end, err = node.run(capsys, code=node.code())
+    assert code == Exit.REFUSED and "owned" in end["detail"]
+    assert not set("\x1b\x07\x9b\u202e") & set(err + end["detail"] + end["remedy"] + end["code"])
+    monkeypatch.setattr(est_client, "BACKOFF_S", (0.0, 0.0, 0.0))
+
+    def rubbish(*_: Any) -> bytes:
+        raise http.client.BadStatusLine(evil)
+
+    monkeypatch.setattr(est_client, "_request", rubbish)
+    code, end, err = node.run(capsys, code=node.code())
+    assert code == Exit.FAILURE and not set("\x1b\x07\x9b\u202e") & set(err + end["detail"])
+
+
 def test_a_code_of_another_device(node: Node, capsys: pytest.CaptureFixture[str]) -> None:
     code, end, _ = node.run(capsys, code=node.world.code(Identity("fund", "car-2")))
     assert (code, end["code"]) == (Exit.REFUSED, "code_foreign")
@@ -247,7 +292,10 @@ def test_a_configuration_of_another_node_is_refused_first(
     node: Node, capsys: pytest.CaptureFixture[str]
 ) -> None:
     node.config.parent.mkdir(parents=True)
-    for text, word in (('[node]\ntenant = "fund"\ndevice = "car-9"\n', "car-9"), ("[[[", "no TOML")):
+    for text, word in (
+        ('[node]\ntenant = "fund"\ndevice = "car-9"\n', "car-9"), ("[[[", "no TOML"),
+        ("node = 5\n", "no table"), ('[[node]]\ndevice = "car-1"\n', "no table"),
+    ):  # fmt: skip
         node.config.write_text(text)
         code, end, _ = node.run(capsys, code=node.code())
         assert code == Exit.USAGE and word in end["detail"] and private_keys(node.state) == {}
@@ -305,14 +353,29 @@ def test_another_user_is_told_to_be_root(world: World, tmp_path: Path) -> None:
     assert done.returncode == Exit.PERMISSION and "sudo" in done.stdout
 
 
+def by_command(node: Node) -> None:
+    """Enrol in a process of its own, with a new code: it becomes another user, the server here does not."""
+    done = subprocess.run(
+        [*COMMAND, "--server", f"https://localhost:{node.port}", "--ca", str(node.root), "--code", "-",
+         "--device", node.device, "--state", str(node.state), "--config", str(node.config)],
+        cwd=REPOSITORY, input=node.code() + "\n", capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root makes files for others")
 def test_files_that_root_makes_belong_to_the_state_folders_owner(node: Node) -> None:
-    node.state.mkdir(parents=True, mode=0o700)
-    os.chown(node.state, 4321, 4321)
-    node.enrol()
-    for path in (*node.state.rglob("*"),):
-        assert (path.lstat().st_uid, path.lstat().st_gid) == (4321, 4321), path
-    assert node.config.stat().st_uid == 0
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)  # pytest's own folders let nobody else in
+        theirs = replace(node, home=Path(folder) / "node")
+        theirs.state.mkdir(parents=True, mode=0o700)
+        os.chown(theirs.state, 4321, 4321)
+        by_command(theirs)
+        revoke(theirs)
+        by_command(theirs)
+        for path in (*theirs.state.rglob("*"),):
+            assert (path.lstat().st_uid, path.lstat().st_gid) == (4321, 4321), path
+        assert theirs.config.stat().st_uid == 0
 
 
 # --- what goes wrong on the way ----------------------------------------------------------------------
@@ -354,28 +417,135 @@ def test_a_certificate_for_another_key_is_not_kept(node: Node, monkeypatch: pyte
     assert caught.value.exit_code == Exit.UNVERIFIED and not (node.keys / "tls.crt").exists()
 
 
-def test_an_expired_node_comes_back_with_a_new_code_and_its_own_keys(node: Node) -> None:
+def in_force(node: Node) -> tuple[bytes, bytes, bytes, bytes]:
+    """What the services read."""
+    names = ("tls.key", "tls.crt", "event.key", "event.crt")
+    return tuple((node.keys / name).read_bytes() for name in names)  # type: ignore[return-value]
+
+
+def all_new(node: Node, before: tuple[bytes, ...]) -> None:
+    """New keys and certificates, good ones, known to the collector; the old event certificate is kept."""
+    now = in_force(node)
+    assert not set(before) & set(now), "neither a key nor a certificate stays in force"
+    assert before[3] in [path.read_bytes() for path in (node.keys / "old").iterdir()]
+    event = load_pem_x509_certificate(now[3])
+    assert not node.world.register.is_revoked(event.serial_number)
+    assert now[3] in node.world.device_file().read_bytes()
+    check_whole(node.state)
+
+
+def revoke(node: Node) -> None:
+    world = node.world
+    ca_admin.revoke(world.opened, world.register, CAR, ReasonFlags.key_compromise, world.clock())
+
+
+def test_an_expired_node_comes_back_with_a_new_code(node: Node) -> None:
     node.enrol()
-    keys, old = private_keys(node.state), (node.keys / "event.crt").read_bytes()
+    before = in_force(node)
     node.world.clock.forward(91)
     with pytest.raises(EnrolError, match="claim code"):
         enrol(node.ask(), Host(now=node.world.clock))
     assert node.enrol().exit_code == 0
-    assert private_keys(node.state) == keys
-    assert [path.read_bytes() for path in (node.keys / "old").iterdir()] == [old]
+    all_new(node, before)
 
 
-def test_a_revoked_node_comes_back_with_a_new_code_and_new_keys(node: Node) -> None:
-    node.enrol()
-    world, revoked = node.world, private_keys(node.state)
-    ca_admin.revoke(world.opened, world.register, CAR, ReasonFlags.key_compromise, world.clock())
-    world.clock.forward(91)
-    with pytest.raises(Refusal, match="revoked"):
-        node.enrol()  # a revoked key stays revoked, whatever the code
-    node.keys.rename(node.home / "keys.revoked")
-    assert node.enrol().exit_code == 0
-    assert not set(private_keys(node.state).values()) & set(revoked.values())
+def test_a_revoked_node_comes_back_with_a_new_code_and_new_keys(
+    node: Node, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The technician's own words: revoke, code, provision --code NEW, with nothing moved by hand."""
+    first = node.code()
+    assert node.run(capsys, code=first)[0] == 0
+    before = in_force(node)
+    revoke(node)
+    given = node.code()
+    code, end, err = node.run(capsys, code=given, server=None, ca=None, device=None)
+    assert (code, end["event"]) == (0, "end") and "is enrolled until" in err
+    all_new(node, before)
+    after = node.snapshot()
+    assert node.run(capsys, code=given)[0] == 0 and node.snapshot() == after, "the same code changes nothing"
+    code, end, _ = node.run(capsys, code=first)
+    assert (code, end["code"]) == (Exit.REFUSED, "code_used"), "the first code is spent"
+    now = in_force(node)
+    assert now == tuple(after[f"state/keys/pairs/{name[:-4]}/2/{name}"] for name in NAMES)
+
+
+NAMES = ("tls.key", "tls.crt", "event.key", "event.crt")
+
+
+def test_a_wrong_other_code_leaves_the_node_as_it_works(
+    node: Node, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = node.code()
+    assert node.run(capsys, code=first)[0] == 0
+    before, claim = in_force(node), json.loads((node.state / "provision.json").read_text())["claim_sha256"]
+    for wrong in (node.world.code(Identity("fund", "car-2")), "0" * 20):
+        for _ in range(2):
+            code, end, _ = node.run(capsys, code=wrong)
+            assert code == Exit.REFUSED and end["code"] in ("code_foreign", "code_unknown")
+        assert in_force(node) == before
+        assert json.loads((node.state / "provision.json").read_text())["claim_sha256"] == claim
+    assert node.run(capsys)[0] == 0 and node.run(capsys, code=first)[0] == 0
+    assert in_force(node) == before
+    assert "renewed" in renew(node.state, Host(now=node.world.clock), force=True).text
     check_whole(node.state)
+
+
+def test_another_code_in_a_dry_run_says_what_would_be_made_anew(
+    node: Node, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert node.run(capsys, code=node.code())[0] == 0
+    before = node.snapshot()
+    assert node.run(capsys, code=node.code(), dry_run=True)[0] == 0
+    assert {said["step"] for said in node.says[:-1] if said["state"] == "would"} >= {"keys", "tls", "event"}
+    assert node.snapshot() == before
+
+
+def test_cut_off_while_a_revoked_node_comes_back(node: Node) -> None:
+    """After each change on disk the same code finishes it; so does a renewal once both pairs are whole."""
+
+    class Cut(BaseException):
+        """Ends the run as a signal would."""
+
+    node.enrol()
+    for stop in range(1, 100):
+        before = in_force(node)
+        revoke(node)
+        given, seen = node.code(), 0
+
+        def after(_: str, stop: int = stop) -> None:
+            nonlocal seen
+            seen += 1
+            if seen == stop:
+                raise Cut
+
+        try:
+            node.enrol(given, after=after)
+        except Cut:
+            check_pairs(node.state)
+            journal = json.loads((node.state / "provision.json").read_text())
+            if journal["exchanging"] and stop % 2:
+                renew(node.state, Host(now=node.world.clock))
+            assert node.enrol(given).exit_code == 0
+            all_new(node, before)
+            continue
+        break
+    assert 20 < stop < 99
+
+
+def test_a_node_revoked_in_the_middle_of_its_enrolment_gets_new_keys(node: Node) -> None:
+    class Cut(BaseException):
+        """Ends the run as a signal would."""
+
+    def cut(what: str) -> None:
+        if what == "step event":
+            raise Cut
+
+    with pytest.raises(Cut):
+        node.enrol(after=cut)
+    before = in_force(node)
+    revoke(node)
+    assert node.enrol().exit_code == 0
+    all_new(node, before)
 
 
 def test_another_code_begins_anew_until_the_event_certificate_came(node: Node) -> None:
@@ -393,8 +563,9 @@ def test_another_code_begins_anew_until_the_event_certificate_came(node: Node) -
     assert private_keys(node.state) == keys
     purposes = [one.purpose for one in node.world.register.of_device(CAR)]
     assert sorted(one.value for one in purposes) == ["event", "tls", "tls"]
-    assert node.enrol().exit_code == 0  # and now another code changes nothing
-    assert len(node.world.register.of_device(CAR)) == 3
+    assert node.enrol().exit_code == 0  # and from now on another code makes new keys
+    assert not set(private_keys(node.state).values()) <= set(keys.values())
+    assert len(node.world.register.of_device(CAR)) == 5
 
 
 DRIVER = """

@@ -112,6 +112,21 @@ def test_afterwards_name_and_root_stand() -> None:
     assert settle(certified, Wanted(), ROOT) == certified
 
 
+def test_a_wrong_tenant_does_not_stay_and_one_that_is_certified_does() -> None:
+    refused_one = settle(BEGUN, Wanted(tenant="other"), ROOT).after(Step.KEYS)
+    assert refused_one.identity.tenant == "other"
+    assert settle(refused_one, Wanted(), ROOT).identity == CAR
+    certified = refused_one.after(Step.TLS)
+    assert settle(certified, Wanted(), ROOT).identity.tenant == "other"
+
+
+def test_credentials_stay_from_the_first_sealed_key_on() -> None:
+    asked = settle(BEGUN, Wanted(credentials="/etc/creds"), ROOT)
+    assert asked.credentials == "/etc/creds"
+    assert settle(asked, Wanted(), ROOT).credentials == ""
+    assert settle(asked, Wanted(), ROOT, sealed=True) == asked
+
+
 @pytest.mark.parametrize("year", [1970, 2025, 2099, 2200])
 def test_a_clock_that_cannot_be_right_is_refused(year: int) -> None:
     refused(

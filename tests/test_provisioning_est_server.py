@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import http.client
+import io
 import json
 import logging
 import socket
@@ -19,6 +21,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from firmware_bridge.runtime.journal import Journal
 from provisioning import ca, est
 from provisioning.ca import Purpose
 from provisioning.claim import MAX_WRONG, make_code
@@ -132,7 +135,7 @@ def test_the_answer_is_of_the_form_that_rfc_7030_wants(world: World, device: Dev
         input=der, capture_output=True, check=True,
     ).stdout.decode()  # fmt: skip
     assert shown.count("subject=") == 1
-    assert "fund.car-1" in shown
+    assert "fund/car-1" in shown
     everybody = device.request("GET", est.CACERTS, mtls=False)
     assert everybody.headers["content-type"] == "application/pkcs7-mime"
     assert est.read_certs_only(everybody.body)[0] == world.opened.root
@@ -618,9 +621,41 @@ def test_tls_below_1_2_is_refused(device: Device) -> None:
 
 
 def test_a_silent_client_is_cut_off(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(est_server, "DEADLINE_S", 0.3)
+    monkeypatch.setattr(est_server, "HANDSHAKE_S", 0.3)
     with serving(world) as server, socket.create_connection(("127.0.0.1", server.port), timeout=20) as plain:
         assert plain.recv(1) == b""
+
+
+def test_a_client_that_greets_and_says_nothing_is_cut_off(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(est_server, "DEADLINE_S", 600.0)
+    monkeypatch.setattr(est_server, "HEAD_S", 0.3)
+    context = ssl.create_default_context(cadata=pem(world.opened.root).decode())
+    with (
+        serving(world) as server,
+        socket.create_connection(("127.0.0.1", server.port), timeout=20) as plain,
+        context.wrap_socket(plain, server_hostname="localhost") as secure,
+    ):
+        secure.sendall(b"GET /holdfast/v1/node HTTP/1.1\r\n")
+        assert secure.recv(1) == b""
+
+
+def test_one_address_cannot_keep_others_waiting(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Idle connections of one address, as many as it gets, with time-outs that do not end in this test."""
+    assert est_server.PER_ADDRESS < est_server.WORKERS
+    monkeypatch.setattr(est_server, "DEADLINE_S", 600.0)
+    monkeypatch.setattr(est_server, "HANDSHAKE_S", 600.0)
+    with serving(world) as server, contextlib.ExitStack() as held:
+        for _ in range(est_server.WORKERS * 4):
+            one = socket.create_connection(("127.0.0.1", server.port), 20, source_address=("127.0.0.2", 0))
+            held.enter_context(one)
+        device = Device(world.home, server.port, world.opened.root)
+        assert device.enrol_tls(world.code()).status == 200
+        server.tick()
+        reason = {"reason": "too_many_connections"}
+        counted = server.metrics.registry.get_sample_value("holdfast_ca_refused_total", reason)
+    assert counted == est_server.WORKERS * 4 - est_server.PER_ADDRESS
 
 
 def test_who_opens_too_many_connections_is_turned_away(
@@ -633,26 +668,26 @@ def test_who_opens_too_many_connections_is_turned_away(
         server.tick()
         for one in held:
             one.close()
-    assert [record.fields for record in caplog.records if record.getMessage() == "turned away"] == [  # type: ignore[attr-defined]
-        {"event": "turned_away", "connections": 1}
+    assert [record.fields for record in caplog.records if record.kind.name == "turned_away"] == [  # type: ignore[attr-defined]
+        {"count": 1, "peer": "127.0.0.1"}
     ]
 
 
-def test_refusals_of_one_kind_are_not_all_told_one_by_one(
-    world: World, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    clock = [0.0]
-    monkeypatch.setattr(est_log.time, "monotonic", lambda: clock[0])
-    refusals, one = est_log.Refusals(), Refusal(404, "not_found", "nothing", "look elsewhere")
-    with caplog.at_level(logging.WARNING, "enrol"):
-        for _ in range(est_log.PER_MINUTE + 5):
-            refusals.tell(one, "peer", "/x")
-        refusals.tell(Refusal(401, "code_unknown", "unknown", "compare"), "peer", "/x")
-        clock[0] = 61
-        refusals.tell(one, "peer", "/x")
-    told = [vars(record)["fields"] for record in caplog.records]
-    assert [one["event"] for one in told].count("refused") == est_log.PER_MINUTE + 2
-    assert [one["counts"] for one in told if one["event"] == "refused_more"] == [{"not_found": 5}]
+def test_refusals_of_one_kind_are_not_all_told_one_by_one() -> None:
+    out = io.StringIO()
+    journal = Journal("holdfast-ca", stream=out, form="json")
+    logging.getLogger("enrol").addHandler(journal)
+    try:
+        for _ in range(25):
+            est_log.tell_refusal(Refusal(404, "not_found", "nothing", "look elsewhere"), "peer", "/x")
+        est_log.tell_refusal(Refusal(401, "code_unknown", "unknown", "compare"), "peer", "/x")
+    finally:
+        logging.getLogger("enrol").removeHandler(journal)
+    journal.close()
+    told = [json.loads(line) for line in out.getvalue().splitlines()]
+    assert [one["reason"] for one in told].count("not_found") == 21, "twenty, and one that counts the others"
+    assert [one["text"] for one in told if "count" in one] == ["5 more of this kind were not written"]
+    assert [one["reason"] for one in told].count("code_unknown") == 1, "another reason is not held back"
 
 
 def test_a_fault_of_ours_ends_one_connection_and_is_told(
@@ -663,7 +698,7 @@ def test_a_fault_of_ours_ends_one_connection_and_is_told(
         with pytest.raises((OSError, http.client.HTTPException)):
             device.request("GET", est.crl_path(Purpose.TLS))
     assert device.enrol_tls(world.code()).status == 200
-    assert [vars(record)["fields"]["event"] for record in caplog.records] == ["fault"]
+    assert [vars(record)["kind"].name for record in caplog.records] == ["ca_fault"]
 
 
 def test_no_claim_code_is_ever_logged(world: World, device: Device, caplog: pytest.LogCaptureFixture) -> None:

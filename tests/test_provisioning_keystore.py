@@ -21,7 +21,7 @@ from provisioning.runtime import keystore
 from provisioning.runtime.asked import Host
 from provisioning.runtime.enrol import enrol
 from provisioning.runtime.journal import Files
-from provisioning.runtime.keystore import Keystore, load, pair
+from provisioning.runtime.keystore import Keystore, load, pair, public
 from provisioning.runtime.renew import renew
 from tests.ca_kit import World, serving
 from tests.enrol_kit import Node, no_sleep
@@ -216,3 +216,65 @@ def test_a_foreign_kind_of_key_is_refused(tmp_path: Path) -> None:
     with pytest.raises(EnrolError, match="P-256"):
         keystore.parse_key(keystore.key_pem(generate_private_key(SECP384R1())), "tls.key")
     assert keystore.parse_key(keystore.key_pem(ca.new_key()), "tls.key")
+
+
+@pytest.mark.parametrize("damage", [b"", b"rubbish", b"-----BEGIN CERTIFICATE-----\nAAAA\n"])
+@pytest.mark.parametrize("purpose", list(Purpose))
+def test_a_damaged_certificate_costs_no_key_and_is_asked_for_again(
+    node: Node, purpose: Purpose, damage: bytes
+) -> None:
+    code = node.code()
+    node.enrol(code)
+    path = node.keys / f"{purpose.value}.crt"
+    whole, key = path.read_bytes(), load(f"{purpose.value}.key", node.keys)
+    path.resolve().write_bytes(damage)
+    store = Keystore(node.state, Files(node.state))
+    assert store.key(purpose)
+    with pytest.raises(EnrolError) as caught:
+        store.certificates(path.name)
+    assert "holds no certificate in PEM" in caught.value.detail
+    assert f"move {path} away and run: holdfast provision" in caught.value.remedy
+    assert node.enrol(code).exit_code == 0
+    assert path.read_bytes() != damage and load(f"{purpose.value}.key", node.keys) == key
+    assert (node.state / "certs" / path.name).read_bytes() == path.read_bytes()
+    assert path.read_bytes().count(b"BEGIN") == whole.count(b"BEGIN")
+
+
+def test_a_certificate_beside_a_sealed_key_that_is_damaged_hides_no_key(
+    store: Keystore, tmp_path: Path
+) -> None:
+    store.ensure_key(Purpose.EVENT)
+    (tmp_path / "sealed").mkdir()
+    (tmp_path / "sealed" / "holdfast-event.key").write_bytes(b"of an earlier key")
+    (store.keys / "event.crt").resolve().write_bytes(b"rubbish")
+    sealed = Keystore(store.state, store.files, str(tmp_path / "sealed"))
+    assert sealed.key(Purpose.EVENT).public_key() == store.key(Purpose.EVENT).public_key()
+
+
+def test_public_copies_follow_what_is_in_force_and_hold_no_key(node: Node) -> None:
+    node.enrol()
+    certs = node.state / "certs"
+
+    def same() -> bool:
+        return all((certs / name).read_bytes() == (node.keys / name).read_bytes() for name in names)
+
+    names = {"tls.crt", "event.crt", "ca.crt"}
+    assert {path.name for path in certs.iterdir()} == names and same()
+    before = public("event.crt", node.state)
+    host = Host(now=node.world.clock, sleep=no_sleep)
+    renew(node.state, host, force=True, reload=lambda _: (True, "told"))
+    assert {path.name for path in certs.iterdir()} == names and same()
+    assert before != public("event.crt", node.state) == (certs / "event.crt").read_bytes()
+    shutil.rmtree(certs)  # a node of an earlier release
+    assert public("event.crt", node.state) == (node.keys / "event.crt").read_bytes()
+    renew(node.state, host, reload=lambda _: (True, "told"))
+    assert same()
+
+
+def test_a_folder_with_links_in_it_is_no_whole_node(node: Node) -> None:
+    node.enrol()
+    store = Keystore(node.state, Files(node.state))
+    assert store.problems() == []
+    (node.keys / "old").symlink_to("/root")
+    (problem,) = store.problems()
+    assert "keys/old is a link to /root" in problem and "remove it" in problem

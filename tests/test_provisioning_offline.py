@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.x509 import ReasonFlags
 
 from provisioning.enrolment import Exit, Step
 from provisioning.est import OfflineRequest
 from provisioning.identity import Identity
-from provisioning.runtime import offline
+from provisioning.runtime import ca_admin, offline
 from provisioning.runtime.asked import Host
 from tests.ca_kit import World
 from tests.enrol_kit import Node, check_whole, private_keys
@@ -144,6 +145,41 @@ def test_a_request_needs_a_code_and_a_root(node: Node, capsys: pytest.CaptureFix
     assert not path.exists() and private_keys(node.state) == {}
     code, end, _ = node.run(capsys, offline=path, code=node.code(), dry_run=True)
     assert code == 0 and not path.exists() and str(path) in end["text"]
+
+
+def test_a_dry_run_judges_a_response_and_changes_nothing(
+    node: Node, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, _ = request(node, capsys)
+    response = signed(node, path)
+    before, names = node.snapshot(), sorted(node.home.rglob("*"))
+    code, end, _ = node.run(capsys, response=response, dry_run=True)
+    assert code == 0 and end["text"].startswith("dry run") and "nothing was changed" in end["text"]
+    assert node.snapshot() == before and sorted(node.home.rglob("*")) == names
+    other = Node(node.home.with_name("other"), node.world, 1, "car-2")
+    foreign = signed(other, request(other, capsys)[0])
+    assert node.run(capsys, response=foreign, dry_run=True)[0] == Exit.UNVERIFIED
+    assert node.run(capsys, response=response)[0] == 0
+
+
+def test_a_revoked_node_comes_back_by_files(node: Node, capsys: pytest.CaptureFixture[str]) -> None:
+    first, _ = request(node, capsys)
+    old_response = signed(node, first)
+    assert node.run(capsys, response=old_response)[0] == 0
+    before = {name: (node.keys / name).read_bytes() for name in ("tls.key", "event.key", "event.crt")}
+    world = node.world
+    ca_admin.revoke(
+        world.opened, world.register, Identity("fund", "car-1"), ReasonFlags.superseded, world.clock()
+    )
+    second, _ = request(node, capsys)
+    assert {name: (node.keys / name).read_bytes() for name in before} == before, "in force until the answer"
+    assert node.run(capsys, response=old_response)[0] == Exit.UNVERIFIED
+    code, end, _ = node.run(capsys, response=signed(node, second), server=None, ca=None, device=None)
+    assert code == 0 and end["device"] == "car-1"
+    assert all((node.keys / name).read_bytes() != data for name, data in before.items())
+    assert before["event.crt"] in [path.read_bytes() for path in (node.keys / "old").iterdir()]
+    check_whole(node.state)
+    assert node.run(capsys, server=None, ca=None, device=None)[0] == 0
 
 
 def test_a_medium_that_cannot_be_written(node: Node, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -184,9 +187,143 @@ def test_the_command(node: Node, capsys: pytest.CaptureFixture[str]) -> None:
 def test_where_no_systemd_runs_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     heard, said = reload_services(False)
-    assert not heard and "SIGHUP" in said and "systemctl reload holdfast-edge" in said
-    assert "try-restart holdfast-edge holdfast-uplink" in reload_services(True)[1]
+    assert not heard and "SIGHUP" in said
+    assert "systemctl try-reload-or-restart holdfast-edge holdfast-roadside" in said
+    assert "try-restart holdfast-edge holdfast-roadside holdfast-uplink" in reload_services(True)[1]
 
+
+# --- root at work for another user -------------------------------------------------------------------
+
+NOBODY = 65534
+SECRET = b"root's secret"
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root works for another user")
+
+
+@pytest.fixture
+def theirs(node: Node) -> Iterator[Path]:
+    """The enrolled node's state folder as nobody's, below a folder that everybody may pass."""
+    home = Path(tempfile.mkdtemp(dir="/tmp", prefix="hf-theirs-"))
+    home.chmod(0o755)
+    state = home / "state"
+    shutil.copytree(node.state, state, symlinks=True)
+    give(state)
+    (home / "secret").write_bytes(SECRET)
+    (home / "secret").chmod(0o600)
+    yield state
+    shutil.rmtree(home)
+
+
+def give(folder: Path) -> None:
+    for path in (folder, *folder.rglob("*")):
+        os.lchown(path, NOBODY, NOBODY)
+
+
+def run_renewal(state: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    """`holdfast provision renew` in a process of its own: a user id is the whole process's."""
+    return subprocess.run(
+        [Path(sys.executable).parent / "holdfast", "provision", "renew", "--state", state, *more],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def journal_says(state: Path, **changes: object) -> None:
+    """The state's owner edits the journal."""
+    path = state / "provision.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def taken(state: Path) -> list[Path]:
+    """Files of nobody's that hold root's secret."""
+    found = [path for path in state.rglob("*") if path.is_file() and not path.is_symlink()]
+    return [path for path in found if path.read_bytes() == SECRET]
+
+
+@as_root
+def test_root_renews_for_the_owner_and_everything_stays_the_owners(theirs: Path) -> None:
+    before = (theirs / "keys" / "event.key").read_bytes()
+    done = run_renewal(theirs, "--force")
+    assert done.returncode == 0, done.stderr
+    assert (theirs / "keys" / "event.key").read_bytes() != before
+    check_whole(theirs)
+    for path in theirs.rglob("*"):
+        assert (path.lstat().st_uid, path.lstat().st_gid) == (NOBODY, NOBODY), path
+
+
+@as_root
+def test_a_link_to_a_file_of_roots_is_not_followed(theirs: Path) -> None:
+    keys = theirs / "keys"
+    journal_says(theirs, exchanging=True)
+    (keys / "event").unlink()
+    (keys / "event.key").unlink()
+    (keys / "event.key").symlink_to(theirs.parent / "secret")
+    shutil.rmtree(keys / "pairs" / "event")
+    (keys / "pairs" / "event" / "next").mkdir(parents=True)
+    give(theirs)
+    done = run_renewal(theirs)
+    assert done.returncode == Exit.UNVERIFIED and "event.key is a link to" in done.stderr
+    assert taken(theirs) == []
+
+
+@as_root
+def test_a_key_that_root_alone_may_read_is_not_read_even_behind_a_real_file(theirs: Path) -> None:
+    """What the check of links does not see, the user id forbids."""
+    plain = theirs / "keys" / "pairs" / "tls" / "1" / "tls.key"
+    os.chown(plain, 0, 0)
+    done = run_renewal(theirs, "--force")
+    assert done.returncode == Exit.PERMISSION and "tls.key: Permission denied" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("place", "target"),
+    [
+        ("keys/tls.key", "event/event.key"), ("keys/tls", "pairs/event/1"),
+        ("keys/tls", "../keys/pairs/tls/1"), ("keys/pairs/tls", "event"),
+        ("keys/pairs/tls/1/tls.key", "../../event/1/event.key"),
+        ("keys/ca.crt", "../../secret"), ("keys/more", "/etc"),
+    ],
+)  # fmt: skip
+def test_a_link_that_is_not_the_stores_own_stops_the_renewal(node: Node, place: str, target: str) -> None:
+    path = node.state / place
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)
+    path.symlink_to(target)
+    event = (node.keys / "event" / "event.key").read_bytes()
+    told: list[bool] = []
+    with pytest.raises(EnrolError) as caught:
+        renewal(node, told, force=True)
+    assert caught.value.exit_code == Exit.UNVERIFIED and path.name in caught.value.detail
+    assert told == [] and not (node.keys / "pairs" / "tls" / "next").exists()
+    copies = [at for at, data in private_keys(node.state).items() if data == event]
+    assert copies == ["keys/pairs/event/1/event.key"]
+
+
+@as_root
+def test_keys_are_sealed_into_a_folder_of_roots_alone(theirs: Path) -> None:
+    own = theirs / "credentials"
+    own.mkdir()
+    give(theirs)
+    journal_says(theirs, credentials=str(own))
+    done = run_renewal(theirs, "--force")
+    assert done.returncode == Exit.UNVERIFIED and "can be changed by others than root" in done.stderr
+    link = theirs.parent / "link"
+    link.symlink_to(own)
+    journal_says(theirs, credentials=str(link / "new"))
+    assert run_renewal(theirs, "--force").returncode == Exit.UNVERIFIED
+    assert list(own.iterdir()) == []
+
+
+@as_root
+@pytest.mark.parametrize("name", ["provision.lock", "provision.json"])
+def test_lock_and_journal_that_are_links_cost_root_nothing(theirs: Path, name: str) -> None:
+    secret = theirs.parent / "secret"
+    (theirs / name).unlink(missing_ok=True)
+    (theirs / name).symlink_to(secret)
+    assert run_renewal(theirs, "--force").returncode != 0
+    assert (secret.stat().st_uid, secret.read_bytes()) == (0, SECRET)
+
+
+# --- killed everywhere -------------------------------------------------------------------------------
 
 DRIVER = """
 import json, os, pathlib, signal, ssl, sys

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 FOLDERS = {"edge", "firmware_bridge", "cloud_sync", "models", "provisioning", "systemd", "tests"}
 PACKAGES = sorted(FOLDERS - {"systemd", "tests"})
-LOCKS = {"build", "node", "value", "cloud", "dev"}
+LOCKS = {"build", "node", "value", "cloud", "train", "dev"}
 SELF = "tests/test_repository.py"
 
 # Spelt with character classes, so that this file does not hold what it looks for.

@@ -42,9 +42,10 @@ def need(tool: str) -> str:
     return found
 
 
-NODE_DAEMONS = ("holdfast-edge", "holdfast-roadside", "holdfast-uplink")
+NODE_DAEMONS = ("holdfast-edge", "holdfast-roadside", "holdfast-uplink", "holdfast-metrics")
 CLOUD_DAEMONS = ("holdfast-ca", "holdfast-collector", "holdfast-serve")
-RENEWAL = "holdfast-renew"
+RENEWAL, BROKER, COLLECTOR = "holdfast-renew", "holdfast-broker-renew", "holdfast-collector-renew"
+RENEWALS = (RENEWAL, BROKER, COLLECTOR)
 NODE_FILES = {
     *(f"usr/lib/systemd/system/{name}.service" for name in (*NODE_DAEMONS, RENEWAL)),
     f"usr/lib/systemd/system/{RENEWAL}.timer",
@@ -55,7 +56,8 @@ NODE_FILES = {
     "etc/holdfast/credentials.conf.example",
 }
 CLOUD_FILES = {
-    *(f"usr/lib/systemd/system/{name}.service" for name in CLOUD_DAEMONS),
+    *(f"usr/lib/systemd/system/{name}.service" for name in (*CLOUD_DAEMONS, BROKER, COLLECTOR)),
+    *(f"usr/lib/systemd/system/{name}.timer" for name in (BROKER, COLLECTOR)),
     "usr/lib/sysusers.d/holdfast-cloud.conf",
     "usr/lib/tmpfiles.d/holdfast-cloud.conf",
     "etc/holdfast/collector.toml.example",
@@ -108,12 +110,12 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_units_are_there() -> None:
-    assert [unit.stem for unit in UNITS] == sorted((*NODE_DAEMONS, *CLOUD_DAEMONS, RENEWAL))
+    assert sorted(unit.stem for unit in UNITS) == sorted((*NODE_DAEMONS, *CLOUD_DAEMONS, *RENEWALS))
 
 
 def test_systemd_verifies_all_units_in_silence(rendered: Path) -> None:
     units = sorted(rendered.iterdir())
-    assert len(units) == len(UNITS) + 2  # the timer and the target
+    assert len(units) == len(UNITS) + len(RENEWALS) + 1  # the timers and the target
     result = analyze("verify", "--man=no", *units)
     assert (result.returncode, result.stdout + result.stderr) == (0, "")
 
@@ -124,9 +126,12 @@ def test_systemd_would_name_a_key_that_it_does_not_know(rendered: Path, tmp_path
     assert "WatchdogSecs" in analyze("verify", "--man=no", copy).stderr
 
 
-@pytest.mark.parametrize(("names", "most"), [(NODE_DAEMONS, 17), (CLOUD_DAEMONS, 17), ((RENEWAL,), 22)])
+@pytest.mark.parametrize(
+    ("names", "most"),
+    [(NODE_DAEMONS, 17), ((*CLOUD_DAEMONS, COLLECTOR), 17), ((RENEWAL,), 23), ((BROKER,), 16)],
+)
 def test_exposure_stays_below_its_bound(rendered: Path, names: tuple[str, ...], most: int) -> None:
-    """In tenths. Only the renewal is root, to reload the edge, and with three capabilities."""
+    """In tenths. Two renewals are root, to reload edge and broker, with capabilities to be another user."""
     for name in names:
         result = analyze("security", "--offline=true", f"--threshold={most}", rendered / f"{name}.service")
         assert result.returncode == 0, result.stdout[-200:] + result.stderr
@@ -161,13 +166,14 @@ def test_the_unit_runs_confined_as_a_user_that_sysusers_makes(unit: Path) -> Non
     service = Unit(unit)["Service"]
     assert (service["NoNewPrivileges"], service["ProtectSystem"]) == ("yes", "strict")
     assert (service["UMask"], service["LimitCORE"]) == ("0077", "0")
-    if unit.stem == RENEWAL:
+    if unit.stem in (RENEWAL, BROKER):
         assert "User" not in service
         return
     part = "node" if unit.stem in NODE_DAEMONS else "cloud"
     text = (FOLDER / f"holdfast-{part}.sysusers").read_text("utf-8")
     assert service["User"] in re.findall(r"^u (\S+)", text, re.MULTILINE)
-    assert (service["CapabilityBoundingSet"], service["Restart"]) == ("", "always")
+    assert service["CapabilityBoundingSet"] == ""
+    assert unit.stem == COLLECTOR or service["Restart"] == "always"
 
 
 def test_who_notifies_is_watched_and_only_the_edge_sees_devices() -> None:
@@ -178,9 +184,12 @@ def test_who_notifies_is_watched_and_only_the_edge_sees_devices() -> None:
     for name in ("holdfast-edge", "holdfast-roadside"):
         assert services[name]["IPAddressDeny"] == "any"
         assert services[name]["DevicePolicy"] == "closed"
-        assert services[name]["ExecReload"] == "/bin/kill -HUP $MAINPID"
+        assert services[name]["ExecReload"] == "/bin/sh -c 'kill -HUP $MAINPID'"
         assert services[name]["User"] == services["holdfast-uplink"]["User"]
-    assert {name for name in services if "PrivateDevices" not in services[name]} == set(NODE_DAEMONS[:2])
+    seeing = {name for name in services if "PrivateDevices" not in services[name]}
+    assert seeing == {*NODE_DAEMONS[:2], RENEWAL}
+    assert services[RENEWAL]["DevicePolicy"] == "closed"
+    assert services[RENEWAL]["DeviceAllow"] == "/dev/tpmrm0 rw", "what systemd-creds opens sealed keys with"
 
 
 def test_edge_and_roadside_differ_in_their_command_alone() -> None:
@@ -193,9 +202,9 @@ def test_edge_and_roadside_differ_in_their_command_alone() -> None:
 
 
 def test_every_unit_belongs_to_the_target_and_starts_only_when_it_is_set_up() -> None:
-    for file in (*UNITS, FOLDER / f"{RENEWAL}.timer"):
+    for file in (*UNITS, *(FOLDER / f"{name}.timer" for name in RENEWALS)):
         unit = Unit(file)
-        if file.stem != RENEWAL or file.suffix == ".timer":
+        if file.stem not in RENEWALS or file.suffix == ".timer":
             assert unit["Unit"]["PartOf"] == "holdfast.target", file.name
             assert unit["Install"]["WantedBy"] == "holdfast.target", file.name
         if file.suffix == ".service":
@@ -205,6 +214,13 @@ def test_every_unit_belongs_to_the_target_and_starts_only_when_it_is_set_up() ->
 def test_renewal_is_daily_spread_and_caught_up() -> None:
     timer = Unit(FOLDER / f"{RENEWAL}.timer")["Timer"]
     assert (timer["OnCalendar"], timer["Persistent"], timer["RandomizedDelaySec"]) == ("daily", "yes", "6h")
+    result = analyze("calendar", timer["OnCalendar"])
+    assert result.returncode == 0 and "Next elapse" in result.stdout
+
+
+def test_the_broker_s_list_is_looked_at_long_before_it_ends() -> None:
+    timer = Unit(FOLDER / f"{BROKER}.timer")["Timer"]
+    assert (timer["OnCalendar"], timer["Persistent"]) == ("*-*-* 00/12:00:00", "yes")
     result = analyze("calendar", timer["OnCalendar"])
     assert result.returncode == 0 and "Next elapse" in result.stdout
 
