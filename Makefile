@@ -26,7 +26,7 @@ DESTDIR ?=
 INSTALL_ENV ?= 1
 PROFILE ?= node
 
-.PHONY: help demo test lint bench docs-check lock packages node-install install uninstall clean
+.PHONY: help demo test lint bench docs-check lock packages train-env node-install install uninstall clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -42,7 +42,7 @@ lint: $(VENV)/.dev ## ruff, mypy --strict, import contracts
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
 
-bench: $(VENV)/.dev ## measure speeds and sizes; writes bench.json
+bench: $(VENV)/.dev packages ## measure speeds and sizes; writes bench.json
 	@$(BIN)/python tests/bench/run.py
 
 docs-check: $(VENV)/.dev ## links, commands and names in the documents
@@ -71,6 +71,9 @@ $(VENV)/.dev: $(VENV)/.project requirements/dev.txt
 	@echo "Adding the tools of the tests to $(VENV)"
 	@$(PIP) install --require-hashes -r requirements/dev.txt
 	@touch $@
+
+train-env: $(VENV)/.project ## add what trains and evaluates the valuation model (1.5 GB) to .venv
+	@$(PIP) install --require-hashes -r requirements/train.txt
 
 packages:
 	@if [ "$(HOLDFAST_APT)" = 0 ]; then echo "Debian packages: not installed (HOLDFAST_APT=0)"; exit 0; fi; \
@@ -116,10 +119,10 @@ COMPILE = $(UV) pip compile -q --universal --python-version 3.11 --generate-hash
 lock: ## compile requirements/*.txt from pyproject.toml (needs uv)
 	@command -v $(UV) >/dev/null || { echo "make lock needs uv: $(BIN)/pip install uv"; exit 1; }
 	@mkdir -p build
-	@$(COMPILE) pyproject.toml --extra value --extra cloud --extra dev -o build/all.txt
+	@$(COMPILE) pyproject.toml --extra value --extra cloud --extra train --extra dev -o build/all.txt
 	@$(COMPILE) requirements/build.in -o requirements/build.txt
 	@$(COMPILE) pyproject.toml -c build/all.txt -o requirements/node.txt
-	@for extra in value cloud dev; do $(COMPILE) pyproject.toml --extra $$extra -c build/all.txt -o requirements/$$extra.txt; done
+	@for extra in value cloud train dev; do $(COMPILE) pyproject.toml --extra $$extra -c build/all.txt -o requirements/$$extra.txt; done
 
 clean: ## remove the environment, caches and results
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache demo-state demo-evidence demo*.json bench.json
