@@ -125,5 +125,5 @@ lock: ## compile requirements/*.txt from pyproject.toml (needs uv)
 	@for extra in value cloud train dev; do $(COMPILE) pyproject.toml --extra $$extra -c build/all.txt -o requirements/$$extra.txt; done
 
 clean: ## remove the environment, caches and results
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache demo-state demo-evidence demo*.json bench.json
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache demo-state demo-evidence demo*.json bench*.json
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

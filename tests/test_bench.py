@@ -43,13 +43,16 @@ def here(tmp_path: Path) -> Path:
 
 
 def run(here: Path, *options: str) -> tuple[int, str, dict[str, Any]]:
-    """Exit code, what it said, and the file it wrote."""
+    """Exit code, what it said, and the files it wrote, the figures as `rows`."""
     out = here / "bench.json"
     done = subprocess.run(
         [sys.executable, str(here / "run.py"), "--out", str(out), *options],
         capture_output=True, text=True, check=False, timeout=60,
     )  # fmt: skip
-    return done.returncode, done.stdout + done.stderr, json.loads(out.read_text()) if out.exists() else {}
+    found: dict[str, Any] = {}
+    if out.exists():
+        found = {**json.loads(out.with_suffix(".run.json").read_text()), "rows": json.loads(out.read_text())}
+    return done.returncode, done.stdout + done.stderr, found
 
 
 def test_a_goal_that_is_met_ends_with_0_and_one_that_is_missed_with_1(here: Path) -> None:

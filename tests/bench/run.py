@@ -3,10 +3,11 @@
     python tests/bench/run.py [--out bench.json] [--only NAME] [--scale 0.1] [--list] [--table FILE]
 
 Every figure is measured in this run on this machine, a peer's figure in the same run on the same input.
-bench.json says on which machine, when and how (`machine`, `date`, `command`, `scale`), and has a row for each
-figure: name, value, unit, peer, peer_value, ratio (value / peer_value), goal, met; with the benches that
-could not run and why (`skipped`, `failed`). The exit code is 1 when a goal is missed, a bench fails, or one
-that was asked for by name cannot run. Figures of a smaller --scale show that a bench works, and no more.
+bench.json is a list with a row for each figure: name, value, unit, peer, peer_value, ratio (value /
+peer_value), goal, met. bench.run.json beside it says on which machine, when and how (`machine`, `date`,
+`command`, `scale`), and which benches could not run and why (`skipped`, `failed`). The exit code is 1 when a
+goal is missed, a bench fails, or one that was asked for by name cannot run. Figures of a smaller --scale show
+that a bench works, and no more.
 
 A bench is a function of a module beside this file: it takes a folder on a disk (and `scale`, where it can be
 made smaller) and yields Rows. It is named in BENCHES below, with the libraries that may be missing.
@@ -126,14 +127,19 @@ def run_one(bench: Bench, scale: float) -> tuple[list[Row], str | None]:
     return rows, None
 
 
+def _write(path: Path, value: object) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", "utf-8")
+
+
 def measure(chosen: Sequence[Bench], options: argparse.Namespace) -> int:
     """Run the benches, write the file after each; the exit code."""
     (ROOT / "build").mkdir(exist_ok=True)
     document: dict[str, Any] = {
         "machine": machine(), "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": " ".join(["python", "tests/bench/run.py", *sys.argv[1:]]), "scale": options.scale,
-        "skipped": {}, "failed": {}, "rows": [],
+        "skipped": {}, "failed": {},
     }  # fmt: skip
+    figures: list[dict[str, object]] = []
     load = os.getloadavg()[0]
     if load > len(cores.ALL) / 2:
         print(
@@ -151,13 +157,14 @@ def measure(chosen: Sequence[Bench], options: argparse.Namespace) -> int:
             begun = time.monotonic()
             rows, trouble = run_one(bench, options.scale)
             print(f"{head}: {time.monotonic() - begun:.0f} s", flush=True)
-            document["rows"] += [row.as_json() for row in rows]
+            figures += [row.as_json() for row in rows]
             missed += [row.name for row in rows if row.met is False]
             if trouble is not None:
                 document["failed"][bench.name] = trouble
         document["missed"] = missed
-        options.out.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", "utf-8")
-    said = [f"{options.out}: {len(document['rows'])} figures"]
+        _write(options.out, figures)
+        _write(options.out.with_suffix(".run.json"), document)
+    said = [f"{options.out}: {len(figures)} figures"]
     for word, names in (
         ("goals missed", missed), ("failed", document["failed"]), ("skipped", document["skipped"]),
     ):  # fmt: skip
@@ -170,7 +177,7 @@ def measure(chosen: Sequence[Bench], options: argparse.Namespace) -> int:
 def table(path: Path) -> str:
     """The rows of a bench.json as they stand in BENCHMARKS.md."""
     lines = ["| name | value | unit | peer | ratio | goal |", "|---|---|---|---|---|---|"]
-    for row in json.loads(path.read_text("utf-8"))["rows"]:
+    for row in json.loads(path.read_text("utf-8")):
         value = f"{row['value']:,.0f}" if abs(row["value"]) >= 1000 else f"{row['value']:g}"
         peer = "" if row["peer"] is None else f"{row['peer']} {row['peer_value']:,.0f}"
         ratio = "" if row["ratio"] is None else f"{row['ratio']:.2f}"
