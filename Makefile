@@ -13,7 +13,7 @@ DEMO_ARGS ?=
 # Options for pytest, e.g. PYTEST_ARGS="tests/test_cli.py -x".
 PYTEST_ARGS ?=
 # How many test processes; 0 runs them in this one (for a debugger).
-TEST_WORKERS ?= 2
+TEST_WORKERS ?= 3
 # HOLDFAST_APT=0 keeps `make test` from installing Debian packages.
 HOLDFAST_APT ?= 1
 DEBIAN_PACKAGES := mosquitto chromium systemd
@@ -26,7 +26,7 @@ DESTDIR ?=
 INSTALL_ENV ?= 1
 PROFILE ?= node
 
-.PHONY: help demo test lint bench docs-check lock packages train-env node-install install uninstall clean
+.PHONY: help demo test test-train lint bench docs-check lock packages train-env node-install install uninstall clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -36,6 +36,9 @@ demo: $(VENV)/.project ## the main job, end to end, on this machine (DEMO_ARGS="
 
 test: $(VENV)/.dev packages lint ## lint and all tests; the count of tests closes the output
 	@$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile $(PYTEST_ARGS)
+
+test-train: $(VENV)/.dev ## the tests that train networks, which `make test` skips by name (five minutes)
+	@HOLDFAST_TRAIN_TESTS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile -m train $(PYTEST_ARGS)
 
 lint: $(VENV)/.dev ## ruff, mypy --strict, import contracts
 	@$(BIN)/ruff check .

@@ -28,6 +28,27 @@ def shared_path(relative: str) -> Path | None:
     return path if path.exists() else None
 
 
+FIRST: Final = (
+    "test_demo",
+    "test_page_",
+    "test_crash",
+    "test_node_install",
+    "test_systemd",
+    "test_cloud_sync_serve",
+)
+"""Files of long tests: begun first, so that no process is left alone with one at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first; what trains networks only where it is asked for, and counted as skipped elsewhere."""
+    items.sort(key=lambda item: not item.path.name.startswith(FIRST))
+    if os.environ.get("HOLDFAST_TRAIN_TESTS") != "1":
+        skip = pytest.mark.skip(reason="trains networks, minutes of both cores: make test-train")
+        for item in items:
+            if item.get_closest_marker("train"):
+                item.add_marker(skip)
+
+
 @pytest.fixture
 def shared_data(request: pytest.FixtureRequest) -> Callable[[str], Path]:
     """`shared_data("field/F01.nmea")`: that path; the test skips, and is counted, where it is absent."""

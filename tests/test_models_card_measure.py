@@ -22,6 +22,8 @@ from models.valuation.features import Features
 from models.valuation.table import Floats, Ints
 from tests.valuation_small import infer, market, week_of
 
+pytestmark = pytest.mark.train
+
 WORSE = {"comparables": 0.08, "market": 0.03}
 """What the stand-in for the network errs by without a part (ln)."""
 

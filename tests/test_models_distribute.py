@@ -28,7 +28,7 @@ from models.valuation.features import COMPARABLE_COLUMNS, COMPARABLES, MARKET_CO
 from models.valuation.state import REGIONS, SEQUENCE_WEEKS
 from models.valuation.table import Floats, Ints
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.train, pytest.mark.timeout(900)]
 """Each process loads TensorFlow: a minute and more where others use the processors too."""
 ROOT = Path(__file__).resolve().parent.parent
 CARS = 96

@@ -24,6 +24,8 @@ from models.valuation.appraise import Options
 from models.valuation.packfile import read_pack
 from models.valuation.vehicle import read_vehicle
 
+pytestmark = pytest.mark.train
+
 
 @pytest.fixture(scope="module")
 def market(tmp_path_factory: pytest.TempPathFactory) -> Path:

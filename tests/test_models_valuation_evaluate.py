@@ -31,6 +31,8 @@ from models.valuation.state import monday
 from models.valuation.table import make_table
 from tests.models_valuation_world import market as world
 
+pytestmark = pytest.mark.train
+
 TABLE, COLUMNS, ARRAYS = world(1300)
 TEST_FROM = int(np.unique(monday(TABLE.day))[30])
 SMALL = Training(seeds=2, seed=3, epochs=4, batch=64)

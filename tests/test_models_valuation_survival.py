@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,6 @@ from models.valuation.survival import (
     sale_table,
 )
 
-REAL = Path(__file__).parents[2] / "shared" / "data" / "cars" / "cn_store_histories.csv.gz"
 NAMES = ("cheap", "dear")
 
 
@@ -185,9 +185,10 @@ def test_another_file_is_refused(tmp_path: Path) -> None:
         read_histories(tmp_path / "none", 1.0)
 
 
-@pytest.mark.skipif(not REAL.exists(), reason=f"{REAL} is not here")
-def test_real_store_histories_give_the_shares_that_were_counted_by_hand() -> None:
-    histories, end, refused = read_histories(REAL, 10_000.0)
+def test_real_store_histories_give_the_shares_that_were_counted_by_hand(
+    shared_data: Callable[[str], Path],
+) -> None:
+    histories, end, refused = read_histories(shared_data("cars/cn_store_histories.csv.gz"), 10_000.0)
     assert len(histories) == 5814 and refused == 0
     found = sale_table(histories, (), "CNY", ("all",), end)
     assert [round(s, 2) for s in found.whole.at_least] == [0.61, 0.75, 0.78]
